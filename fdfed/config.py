@@ -1,0 +1,193 @@
+"""What one run does, in one frozen model that both sides hold: the run plan.
+
+`RunPlan` is the `[run]` table of `federation.toml` and the whole of a simulation's configuration.
+The coordinator sends it, as canonical JSON, with every instruction; a site computes nothing that
+the plan does not say. Unknown keys are refused by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fdfed.errors import InvalidInput
+
+Model = TypeVar("Model", bound=BaseModel)
+Loss = Literal["seg", "fd", "fd+exch"]
+StrategyName = Literal["fdfed", "fedavg", "fedprox", "fedbn", "local", "pooled"]
+AlphaMode = Literal["dual", "ramp", "paper", "fixed"]
+SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+
+PHASE_1_SHARE = 100 / 175
+"""Share of the rounds with α = 0: the paper trains 100 epochs without and 75 with the loss."""
+
+
+class Frozen(BaseModel):
+    """Base of every configuration model: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class AlphaPlan(Frozen):
+    """How the weight α of each tap moves in phase 2 (`docs/METHOD.md`, section on α)."""
+
+    mode: AlphaMode = "dual"
+    maximum: float = Field(default=0.01, ge=0)
+    """Upper end of the clip, and the end of `ramp`."""
+    rate: float = Field(default=0.004, gt=0)
+    """Step η of `dual` and `paper`, per round."""
+    margin: float = Field(default=0.5, gt=0)
+    """`dual` asks for a loss this much (in nats) below the one measured as phase 2 begins."""
+    value: float = Field(default=0.01, ge=0)
+    """α in mode `fixed`."""
+
+
+class ExchangePlan(Frozen):
+    """The per-batch exchange of prototypes and cotangents."""
+
+    deadline_seconds: float = Field(default=30.0, gt=0)
+    """How long the hub waits for a step's missing sites before it answers with those present."""
+    required: bool = False
+    """A step without its reply voids the round instead of dropping the term."""
+    max_missed_steps: int = Field(default=3, ge=1)
+    """A site that misses this many steps in a row is absent for the rest of the round."""
+
+
+class RunPlan(Frozen):
+    """Everything that decides the result of a run, apart from the images themselves."""
+
+    sites: tuple[SiteName, ...] = ()
+    network: str = "unet"
+    width: int | None = Field(default=32, ge=1)
+    """Channels of the first level; `None` is the paper's."""
+    norm: Literal["batch", "group"] = "batch"
+    in_channels: Literal[1, 3] = 3
+    size: int = Field(default=128, ge=16, le=4096)
+    """Side of the square that every image is resized to, in pixels."""
+
+    strategy: StrategyName = "fdfed"
+    loss: Loss | None = None
+    """`None` is the strategy's own: `fd+exch` for `fdfed`, else `seg`."""
+    proximal_mu: float = Field(default=0.01, ge=0)
+    """μ of `fedprox`: the local loss gains μ/2 ‖w − w_global‖²."""
+
+    rounds: int = Field(default=35, ge=1)
+    steps_per_round: int = Field(default=10, ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    precision: Literal["fp32", "amp", "fp64"] = "fp32"
+    """`amp` is bf16 autocast where the device has it, else fp16 with a gradient scaler; `fp64`
+    is for the exactness tests."""
+    augment: bool = True
+
+    alpha: AlphaPlan = AlphaPlan()
+    exchange: ExchangePlan = ExchangePlan()
+
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    phantoms: bool = False
+    """Whether sites train on built-in phantoms. A site refuses a plan that differs from its data."""
+
+    quorum: int | None = Field(default=None, ge=1)
+    """Sites whose weights must enter a round; `None`: all up to three sites, else two thirds."""
+    attempts: int = Field(default=3, ge=1)
+    """How often a round under quorum is tried before the run stops."""
+    round_deadline_seconds: float = Field(default=3600.0, gt=0)
+    min_count: int = Field(default=5, ge=1)
+    """A site reports aggregates over at least this many images; below it, only the mean of all its
+    images is withheld too and the site counts as not evaluated."""
+
+    @model_validator(mode="after")
+    def _check(self) -> RunPlan:
+        if len(set(self.sites)) != len(self.sites):
+            raise ValueError(f"sites names one site twice: {', '.join(self.sites)}")
+        if self.quorum is not None and self.sites and self.quorum > len(self.sites):
+            raise ValueError(
+                f"quorum = {self.quorum} can never be met by {len(self.sites)} site(s); lower it"
+            )
+        if self.strategy in ("local", "pooled") and self.effective_loss == "fd+exch":
+            raise ValueError(
+                f"strategy = {self.strategy} has no peers to exchange with, so loss = fd+exch has "
+                "no meaning there; use loss = fd or seg"
+            )
+        return self
+
+    @property
+    def effective_loss(self) -> Loss:
+        """The loss that is trained."""
+        if self.loss is not None:
+            return self.loss
+        return "fd+exch" if self.strategy == "fdfed" else "seg"
+
+    @property
+    def phase_1_rounds(self) -> int:
+        """Rounds with α = 0. All of them when the loss is `seg`; else 100/175, at least one, and at
+        least one is left for phase 2 where there are two rounds or more."""
+        if self.effective_loss == "seg":
+            return self.rounds
+        return max(1, min(self.rounds - 1, math.ceil(self.rounds * PHASE_1_SHARE)))
+
+    def phase(self, server_round: int) -> Literal[1, 2]:
+        """1 while only L_seg is trained, 2 afterwards. Rounds count from 1."""
+        return 1 if server_round <= self.phase_1_rounds else 2
+
+    def quorum_of(self, sites: int) -> int:
+        """Sites that must enter a round: all up to three, else two thirds (rounded up)."""
+        if self.quorum is not None:
+            return self.quorum
+        return sites if sites <= 3 else math.ceil(2 * sites / 3)
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no spaces. Equal plans give equal bytes."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> RunPlan:
+        """The plan in `text`, which may come from a stranger.
+
+        Raises:
+            InvalidInput: if it is not a plan of this version.
+        """
+        return parse(cls, json.loads(text), source="the run plan")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, in hexadecimal."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+def parse(model: type[Model], values: Any, *, source: str) -> Model:
+    """`values` as a `model`; every finding in one message that names `source` and the keys.
+
+    Raises:
+        InvalidInput: with one line per key that is unknown, missing or out of range.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as err:
+        lines = [
+            f"  {'.'.join(str(part) for part in e['loc']) or '(whole)'}: {e['msg']}"
+            for e in err.errors()
+        ]
+        raise InvalidInput(f"{source} cannot be used:\n" + "\n".join(lines)) from err
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        InvalidInput: if the file is missing or is not TOML; names line and column.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as err:
+        raise InvalidInput(f"{path} does not exist; give an existing file to --config") from err
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        raise InvalidInput(f"{path} is not valid TOML: {err}") from err

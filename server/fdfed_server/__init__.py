@@ -1,0 +1,1 @@
+"""What the coordinator runs: rounds, aggregation, the exchange hub, the command `fdfed-server`."""
