@@ -1,4 +1,4 @@
-"""fdfed: hospitals train one segmentation network together and exchange prototypes, never images."""
+"""fdfed: hospitals train one segmentation network together; prototypes travel, images never do."""
 
 __all__ = ["__version__"]
 

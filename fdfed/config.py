@@ -93,7 +93,8 @@ class RunPlan(Frozen):
 
     seed: int = Field(default=0, ge=0, lt=2**32)
     phantoms: bool = False
-    """Whether sites train on built-in phantoms. A site refuses a plan that differs from its data."""
+    """Whether sites train on built-in phantoms. A site refuses a plan that says otherwise than its
+    data."""
 
     quorum: int | None = Field(default=None, ge=1)
     """Sites whose weights must enter a round; `None`: all up to three sites, else two thirds."""

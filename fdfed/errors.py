@@ -38,7 +38,7 @@ class ConnectionFailed(FdfedError):
 
 
 class CryptoError(ConnectionFailed):
-    """A certificate, key, signature or ciphertext does not verify. Never falls back to plaintext."""
+    """A certificate, key, signature or ciphertext does not verify. Plaintext is no fallback."""
 
 
 class WireError(ConnectionFailed):
