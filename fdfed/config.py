@@ -48,6 +48,18 @@ class AlphaPlan(Frozen):
     """α in mode `fixed`."""
 
 
+class MethodPlan(Frozen):
+    """The form of prototypes and losses; the defaults are the literal equations with masked
+    average pooling (`docs/METHOD.md`)."""
+
+    pooling: Literal["map", "sum"] = "map"
+    mask_pooling: Literal["max", "dual_max"] = "max"
+    bound: Literal["none", "normalise"] = "none"
+    form: Literal["paper", "ratio", "gap"] = "paper"
+    """Cross-site term: Eq. 4, or one of the two that penalise a shift between sites."""
+    eps: float = Field(default=1e-6, gt=0)
+
+
 class ExchangePlan(Frozen):
     """The per-batch exchange of prototypes and cotangents."""
 
@@ -88,6 +100,7 @@ class RunPlan(Frozen):
     is for the exactness tests."""
     augment: bool = True
 
+    method: MethodPlan = MethodPlan()
     alpha: AlphaPlan = AlphaPlan()
     exchange: ExchangePlan = ExchangePlan()
 

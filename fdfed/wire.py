@@ -1,0 +1,481 @@
+"""Every Flower record that crosses between coordinator and site: one frozen dataclass a message.
+
+The only module of `fdfed` that imports Flower. `to_record` builds a `RecordDict`; `from_record`
+treats its input as a stranger's: the format version, the exact keys, types, ranges, dtypes and
+finiteness are checked before any value is used, and whatever does not fit is a `WireError`.
+No key string and no Flower record is built anywhere else.
+
+A record holds at most three parts:
+
+    "fdfed"    ConfigRecord   version, kind, and the message's scalars and texts
+    "vectors"  ArrayRecord    small float64 arrays, one entry a tap
+    "weights"  ArrayRecord    the tensors of the network
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, Self
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from numpy.typing import NDArray
+
+from fdfed.config import RunPlan
+from fdfed.errors import InvalidInput, WireError
+
+FORMAT: Final = 1
+"""Version of the records. A peer of another version is refused, never guessed at."""
+
+_HEADER: Final = "fdfed"
+_VECTORS: Final = "vectors"
+_WEIGHTS: Final = "weights"
+_MAX_EXAMPLES: Final = 10_000_000
+_MAX_TEXT: Final = 65_536
+_WEIGHT_DTYPES: Final = frozenset({"float16", "float32", "float64", "int64"})
+
+Part = Literal["validation", "test"]
+
+
+class Weights(Mapping[str, NDArray[Any]]):
+    """The tensors of a message by name, decoded one at a time, each checked as it is decoded.
+
+    Decoding lazily keeps the memory of a reply at its serialised bytes plus one tensor.
+
+    Raises:
+        WireError: on access, for bytes that are no array, an odd dtype, or a value not finite.
+    """
+
+    def __init__(self, record: ArrayRecord) -> None:
+        self._record = record
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return _decode(self._record[name], name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._record)
+
+    def __len__(self) -> int:
+        return len(self._record)
+
+    @property
+    def nbytes(self) -> int:
+        """Serialised size in bytes."""
+        return sum(len(array.data) for array in self._record.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepare:
+    """Coordinator → site: this is the plan; say what you have for it."""
+
+    plan: RunPlan
+    run_id: str
+
+    def to_record(self) -> RecordDict:
+        return _record("prepare", {"plan": self.plan.to_json(), "run_id": self.run_id})
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> Self:
+        reader = _Reader(record, "prepare", ("plan", "run_id"))
+        return cls(plan=reader.plan(), run_id=reader.text("run_id"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Site → coordinator: counts alone; nothing about any one image."""
+
+    site: str
+    num_train: int
+    num_validation: int
+    num_test: int
+    num_empty: int
+    """Images whose annotation is empty (normals), over all parts."""
+    phantoms: bool
+    version: str
+
+    def to_record(self) -> RecordDict:
+        names = ("num_train", "num_validation", "num_test", "num_empty", "phantoms", "version")
+        return _record("prepared", {"site": self.site, **{n: getattr(self, n) for n in names}})
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> Self:
+        counts = ("num_train", "num_validation", "num_test", "num_empty")
+        reader = _Reader(record, "prepared", ("site", "phantoms", "version", *counts))
+        return cls(
+            site=reader.text("site"),
+            phantoms=reader.flag("phantoms"),
+            version=reader.text("version"),
+            **{name: reader.integer(name, 0, _MAX_EXAMPLES) for name in counts},
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainInstruction:
+    """Coordinator → site: train one round from these weights with this α."""
+
+    plan: RunPlan
+    run_id: str
+    server_round: int
+    attempt: int
+    phase: Literal[1, 2]
+    total_examples: int
+    """N: training images of all sites that were asked this round; a site's cotangents count
+    N / n_s, because the aggregation weights sites by n_s / N."""
+    best_round: int
+    """The round whose weights were the best by validation so far, 0 before any: the site keeps
+    what it needs to go back there."""
+    alpha: NDArray[np.float64]
+    """One weight a tap, in the network's tap order."""
+    target: NDArray[np.float64] | None
+    """c of the dual update, one a tap; None before it is known."""
+    weights: Mapping[str, NDArray[Any]]
+
+    def to_record(self) -> RecordDict:
+        vectors = {"alpha": self.alpha}
+        if self.target is not None:
+            vectors["target"] = self.target
+        scalars = {name: getattr(self, name) for name in _TRAIN_SCALARS}
+        header = {"plan": self.plan.to_json(), "run_id": self.run_id, **scalars}
+        return _record("train", header, vectors=vectors, weights=self.weights)
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> Self:
+        reader = _Reader(record, "train", ("plan", "run_id", *_TRAIN_SCALARS))
+        plan = reader.plan()
+        return cls(
+            plan=plan,
+            run_id=reader.text("run_id"),
+            server_round=reader.integer("server_round", 1, plan.rounds),
+            attempt=reader.integer("attempt", 1, 1_000_000),
+            phase=reader.phase(),
+            total_examples=reader.integer("total_examples", 1, _MAX_EXAMPLES),
+            best_round=reader.integer("best_round", 0, plan.rounds),
+            alpha=reader.vector("alpha"),
+            target=reader.vector("target") if reader.has_vector("target") else None,
+            weights=reader.weights(),
+        )
+
+
+_TRAIN_SCALARS: Final = (
+    "server_round",
+    "attempt",
+    "phase",
+    "total_examples",
+    "best_round",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeTally:
+    """What the exchange did at one site in one round."""
+
+    steps: int = 0
+    answered: int = 0
+    peers_mean: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    swap_ms_p50: float = 0.0
+    swap_ms_p99: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """Site → coordinator: the weights after a round, its α proposal, and means over its steps."""
+
+    run_id: str
+    server_round: int
+    attempt: int
+    num_examples: int
+    loss_seg: float
+    """Mean of L_seg over the round's steps."""
+    seconds: float
+    alpha: NDArray[np.float64]
+    """The proposed α, not clipped, one a tap."""
+    fd: NDArray[np.float64]
+    """Mean of L_fd over the round's steps, one a tap; NaN where no image was valid."""
+    exch: NDArray[np.float64]
+    """Mean of the global L_fd^exch over the round's answered steps, one a tap; NaN where none."""
+    valid: NDArray[np.float64]
+    """Share of the round's steps in which the tap's prototypes were valid."""
+    exchange: ExchangeTally = field(default_factory=ExchangeTally)
+    weights: Mapping[str, NDArray[Any]]
+
+    def to_record(self) -> RecordDict:
+        header = {name: getattr(self, name) for name in _RESULT_SCALARS}
+        tally = {f"exchange_{name}": getattr(self.exchange, name) for name in _TALLY}
+        vectors = {name: getattr(self, name) for name in _RESULT_VECTORS}
+        return _record("trained", header | tally, vectors=vectors, weights=self.weights)
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> Self:
+        tally = [f"exchange_{name}" for name in _TALLY]
+        reader = _Reader(record, "trained", (*_RESULT_SCALARS, *tally))
+        return cls(
+            run_id=reader.text("run_id"),
+            server_round=reader.integer("server_round", 1, 10**9),
+            attempt=reader.integer("attempt", 1, 1_000_000),
+            num_examples=reader.integer("num_examples", 1, _MAX_EXAMPLES),
+            loss_seg=reader.number("loss_seg"),
+            seconds=reader.number("seconds"),
+            alpha=reader.vector("alpha"),
+            fd=reader.vector("fd", may_be_nan=True),
+            exch=reader.vector("exch", may_be_nan=True),
+            valid=reader.vector("valid"),
+            exchange=ExchangeTally(
+                steps=reader.integer("exchange_steps", 0, 2**31),
+                answered=reader.integer("exchange_answered", 0, 2**31),
+                peers_mean=reader.number("exchange_peers_mean"),
+                bytes_up=reader.integer("exchange_bytes_up", 0, 2**62),
+                bytes_down=reader.integer("exchange_bytes_down", 0, 2**62),
+                swap_ms_p50=reader.number("exchange_swap_ms_p50"),
+                swap_ms_p99=reader.number("exchange_swap_ms_p99"),
+            ),
+            weights=reader.weights(),
+        )
+
+
+_RESULT_SCALARS: Final = (
+    "run_id",
+    "server_round",
+    "attempt",
+    "num_examples",
+    "loss_seg",
+    "seconds",
+)
+_RESULT_VECTORS: Final = ("alpha", "fd", "exch", "valid")
+_TALLY: Final = (
+    "steps",
+    "answered",
+    "peers_mean",
+    "bytes_up",
+    "bytes_down",
+    "swap_ms_p50",
+    "swap_ms_p99",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateInstruction:
+    """Coordinator → site: score these weights on one part of your split."""
+
+    plan: RunPlan
+    run_id: str
+    server_round: int
+    """The round that made the weights; tensors that stay at the site are taken from it too."""
+    part: Part
+    weights: Mapping[str, NDArray[Any]]
+
+    def to_record(self) -> RecordDict:
+        header = {
+            "plan": self.plan.to_json(),
+            "run_id": self.run_id,
+            "server_round": self.server_round,
+            "part": self.part,
+        }
+        return _record("evaluate", header, weights=self.weights)
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> Self:
+        reader = _Reader(record, "evaluate", ("plan", "run_id", "server_round", "part"))
+        plan = reader.plan()
+        return cls(
+            plan=plan,
+            run_id=reader.text("run_id"),
+            server_round=reader.integer("server_round", 0, plan.rounds),
+            part=reader.part(),
+            weights=reader.weights(),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """Aggregates of one metric over a site's images; never the score of one image."""
+
+    mean: float
+    sd: float
+    q25: float
+    median: float
+    q75: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateResult:
+    """Site → coordinator: aggregates above the plan's minimum count, or counts alone."""
+
+    run_id: str
+    server_round: int
+    part: Part
+    num_scored: int
+    num_empty: int
+    """Images left out because neither annotation nor prediction has foreground to score."""
+    dice: Scores | None
+    iou: Scores | None
+    """None when fewer than `min_count` images were scored: too few to hide one among."""
+
+    def to_record(self) -> RecordDict:
+        header: dict[str, Any] = {
+            "run_id": self.run_id,
+            "server_round": self.server_round,
+            "part": self.part,
+            "num_scored": self.num_scored,
+            "num_empty": self.num_empty,
+            "withheld": self.dice is None or self.iou is None,
+        }
+        vectors = {}
+        if self.dice is not None and self.iou is not None:
+            vectors = {"dice": _scores(self.dice), "iou": _scores(self.iou)}
+        return _record("evaluated", header, vectors=vectors)
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> Self:
+        keys = ("run_id", "server_round", "part", "num_scored", "num_empty", "withheld")
+        reader = _Reader(record, "evaluated", keys)
+        withheld = reader.flag("withheld")
+        return cls(
+            run_id=reader.text("run_id"),
+            server_round=reader.integer("server_round", 0, 10**9),
+            part=reader.part(),
+            num_scored=reader.integer("num_scored", 0, _MAX_EXAMPLES),
+            num_empty=reader.integer("num_empty", 0, _MAX_EXAMPLES),
+            dice=None if withheld else reader.scores("dice"),
+            iou=None if withheld else reader.scores("iou"),
+        )
+
+
+_SCORES: Final = ("mean", "sd", "q25", "median", "q75")
+
+
+def _scores(scores: Scores) -> NDArray[np.float64]:
+    return np.array([getattr(scores, name) for name in _SCORES], dtype=np.float64)
+
+
+def _record(
+    kind: str,
+    header: Mapping[str, Any],
+    *,
+    vectors: Mapping[str, NDArray[np.float64]] | None = None,
+    weights: Mapping[str, NDArray[Any]] | None = None,
+) -> RecordDict:
+    record = RecordDict({_HEADER: ConfigRecord({"version": FORMAT, "kind": kind, **header})})
+    if vectors is not None:
+        as_float64 = {name: np.asarray(v, dtype=np.float64) for name, v in vectors.items()}
+        record[_VECTORS] = ArrayRecord({name: Array(v) for name, v in as_float64.items()})
+    if weights is not None:
+        record[_WEIGHTS] = ArrayRecord({name: Array(w) for name, w in weights.items()})
+    return record
+
+
+def _decode(array: Array, name: str) -> NDArray[Any]:
+    """The array behind a wire entry (`np.load` with pickling off), its dtype and values checked."""
+    try:
+        value = array.numpy()
+    except Exception as err:
+        raise WireError(f"the entry {name!r} does not hold a readable array") from err
+    if value.dtype.name not in _WEIGHT_DTYPES:
+        raise WireError(
+            f"the entry {name!r} has dtype {value.dtype}; only {sorted(_WEIGHT_DTYPES)} may travel"
+        )
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise WireError(f"the entry {name!r} holds values that are not finite")
+    return value
+
+
+class _Reader:
+    """A record's parts behind checks; every getter raises `WireError` naming the key."""
+
+    def __init__(self, record: RecordDict, kind: str, keys: Sequence[str]) -> None:
+        header = record.get(_HEADER)
+        if not isinstance(header, ConfigRecord):
+            raise WireError(f"a {kind!r} message without its {_HEADER!r} part; is the peer fdfed?")
+        if header.get("version") != FORMAT:
+            raise WireError(
+                f"a message of format {header.get('version')!r}, but this version reads {FORMAT}; "
+                "install the same fdfed on both sides"
+            )
+        if header.get("kind") != kind:
+            raise WireError(f"expected a {kind!r} message, got {header.get('kind')!r}")
+        expected = {"version", "kind", *keys}
+        if set(header) != expected:
+            odd = sorted(expected.symmetric_difference(header))
+            raise WireError(f"a {kind!r} message lacks or adds the keys {odd}")
+        self._kind, self._header, self._record = kind, header, record
+
+    def _get(self, key: str, types: type | tuple[type, ...]) -> Any:
+        value = self._header[key]
+        # bool is an int in Python, never on our wire.
+        if not isinstance(value, types) or (isinstance(value, bool) and types is not bool):
+            raise WireError(f"{self._kind}.{key} has the wrong type {type(value).__name__}")
+        return value
+
+    def text(self, key: str) -> str:
+        value: str = self._get(key, str)
+        if len(value) > _MAX_TEXT:
+            raise WireError(f"{self._kind}.{key} is {len(value)} characters long; at most 65,536")
+        return value
+
+    def flag(self, key: str) -> bool:
+        return bool(self._get(key, bool))
+
+    def integer(self, key: str, low: int, high: int) -> int:
+        value = int(self._get(key, int))
+        if not low <= value <= high:
+            raise WireError(f"{self._kind}.{key} is {value}, outside {low} to {high}")
+        return value
+
+    def number(self, key: str) -> float:
+        value = float(self._get(key, (float, int)))
+        if not math.isfinite(value):
+            raise WireError(f"{self._kind}.{key} is {value}; it must be finite")
+        return value
+
+    def phase(self) -> Literal[1, 2]:
+        return 1 if self.integer("phase", 1, 2) == 1 else 2
+
+    def part(self) -> Part:
+        value = self.text("part")
+        if value == "validation":
+            return "validation"
+        if value == "test":
+            return "test"
+        raise WireError(f"{self._kind}.part is {value!r}; only validation and test are scored")
+
+    def plan(self) -> RunPlan:
+        try:
+            return RunPlan.from_json(self.text("plan"))
+        except (InvalidInput, json.JSONDecodeError, RecursionError) as err:
+            raise WireError(f"the {self._kind!r} message carries no usable plan: {err}") from err
+
+    def _arrays(self, part: str) -> ArrayRecord:
+        value = self._record.get(part)
+        if not isinstance(value, ArrayRecord):
+            raise WireError(f"a {self._kind!r} message without its {part!r} part")
+        return value
+
+    def has_vector(self, name: str) -> bool:
+        return name in self._arrays(_VECTORS)
+
+    def vector(self, name: str, *, may_be_nan: bool = False) -> NDArray[np.float64]:
+        arrays = self._arrays(_VECTORS)
+        if name not in arrays:
+            raise WireError(f"a {self._kind!r} message without the vector {name!r}")
+        try:
+            value = arrays[name].numpy()
+        except Exception as err:
+            raise WireError(f"{self._kind}.{name} does not hold a readable array") from err
+        if value.dtype != np.float64 or value.ndim != 1 or len(value) > 1024:
+            raise WireError(f"{self._kind}.{name} is {value.dtype} {value.shape}, not float64 (n,)")
+        if np.isinf(value).any() or (not may_be_nan and np.isnan(value).any()):
+            raise WireError(f"{self._kind}.{name} holds values that are not finite")
+        return value
+
+    def scores(self, name: str) -> Scores:
+        value = self.vector(name)
+        if len(value) != len(_SCORES) or (value < 0).any() or (value > 1).any():
+            raise WireError(f"{self._kind}.{name} is not {len(_SCORES)} fractions")
+        return Scores(**{key: float(v) for key, v in zip(_SCORES, value, strict=True)})
+
+    def weights(self) -> Weights:
+        return Weights(self._arrays(_WEIGHTS))
