@@ -1,0 +1,35 @@
+"""Where tensors are computed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from fdfed.errors import InvalidInput
+
+DeviceChoice = Literal["auto", "cuda", "cpu"]
+
+
+def resolve_device(choice: DeviceChoice = "auto") -> torch.device:
+    """The device of that name; `auto` is the GPU where PyTorch can use one, else the CPU.
+
+    Raises:
+        InvalidInput: for any other name, and for `cuda` where PyTorch sees no GPU: training on
+            the CPU in its place would look like a hang.
+    """
+    if choice not in ("auto", "cuda", "cpu"):
+        raise InvalidInput(f"device is {choice!r}; choose auto, cuda or cpu")
+    if choice == "cpu":
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if choice == "auto":
+        return torch.device("cpu")
+    reason = (
+        f"PyTorch {torch.__version__} was built for CUDA {torch.version.cuda} but sees no GPU; "
+        "check the driver with nvidia-smi"
+        if torch.version.cuda
+        else f"PyTorch {torch.__version__} was built without CUDA; install a CUDA build"
+    )
+    raise InvalidInput(f"device is cuda, but {reason}, or choose device = cpu")
