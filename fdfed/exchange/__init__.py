@@ -1,0 +1,28 @@
+"""The per-batch exchange: how prototypes are laid out, framed and swapped for cotangents."""
+
+from fdfed.exchange.codes import ExchangeCode, FrameRefused
+from fdfed.exchange.frames import (
+    MAX_MAGNITUDE,
+    MAX_MESSAGE_BYTES,
+    PROTOCOL_VERSION,
+    CotangentFrame,
+    PrototypeFrame,
+    StepKey,
+)
+from fdfed.exchange.layout import TapLayout
+from fdfed.exchange.protocol import Exchange, ExchangeStats, StatsRecorder
+
+__all__ = [
+    "MAX_MAGNITUDE",
+    "MAX_MESSAGE_BYTES",
+    "PROTOCOL_VERSION",
+    "CotangentFrame",
+    "Exchange",
+    "ExchangeCode",
+    "ExchangeStats",
+    "FrameRefused",
+    "PrototypeFrame",
+    "StatsRecorder",
+    "StepKey",
+    "TapLayout",
+]
