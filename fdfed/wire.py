@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Self
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 
 from fdfed.config import RunPlan
 from fdfed.errors import InvalidInput, WireError
+from fdfed.evaluation.metrics import Aggregate
 
 FORMAT: Final = 1
 """Version of the records. A peer of another version is refused, never guessed at."""
@@ -35,6 +37,7 @@ _VECTORS: Final = "vectors"
 _WEIGHTS: Final = "weights"
 _MAX_EXAMPLES: Final = 10_000_000
 _MAX_TEXT: Final = 65_536
+_RUN_ID: Final = re.compile(r"[0-9a-f]{16,64}")
 _WEIGHT_DTYPES: Final = frozenset({"float16", "float32", "float64", "int64"})
 
 Part = Literal["validation", "test"]
@@ -80,7 +83,7 @@ class Prepare:
     @classmethod
     def from_record(cls, record: RecordDict) -> Self:
         reader = _Reader(record, "prepare", ("plan", "run_id"))
-        return cls(plan=reader.plan(), run_id=reader.text("run_id"))
+        return cls(plan=reader.plan(), run_id=reader.run_id())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +150,7 @@ class TrainInstruction:
         plan = reader.plan()
         return cls(
             plan=plan,
-            run_id=reader.text("run_id"),
+            run_id=reader.run_id(),
             server_round=reader.integer("server_round", 1, plan.rounds),
             attempt=reader.integer("attempt", 1, 1_000_000),
             phase=reader.phase(),
@@ -214,7 +217,7 @@ class TrainResult:
         tally = [f"exchange_{name}" for name in _TALLY]
         reader = _Reader(record, "trained", (*_RESULT_SCALARS, *tally))
         return cls(
-            run_id=reader.text("run_id"),
+            run_id=reader.run_id(),
             server_round=reader.integer("server_round", 1, 10**9),
             attempt=reader.integer("attempt", 1, 1_000_000),
             num_examples=reader.integer("num_examples", 1, _MAX_EXAMPLES),
@@ -283,7 +286,7 @@ class EvaluateInstruction:
         plan = reader.plan()
         return cls(
             plan=plan,
-            run_id=reader.text("run_id"),
+            run_id=reader.run_id(),
             server_round=reader.integer("server_round", 0, plan.rounds),
             part=reader.part(),
             weights=reader.weights(),
@@ -291,65 +294,47 @@ class EvaluateInstruction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scores:
-    """Aggregates of one metric over a site's images; never the score of one image."""
-
-    mean: float
-    sd: float
-    q25: float
-    median: float
-    q75: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateResult:
-    """Site → coordinator: aggregates above the plan's minimum count, or counts alone."""
+    """Site → coordinator: aggregates over at least the plan's minimum count of images, or none."""
 
     run_id: str
     server_round: int
     part: Part
-    num_scored: int
-    num_empty: int
-    """Images left out because neither annotation nor prediction has foreground to score."""
-    dice: Scores | None
-    iou: Scores | None
+    dice: Aggregate | None
+    iou: Aggregate | None
     """None when fewer than `min_count` images were scored: too few to hide one among."""
 
     def to_record(self) -> RecordDict:
-        header: dict[str, Any] = {
+        withheld = self.dice is None or self.iou is None
+        header = {
             "run_id": self.run_id,
             "server_round": self.server_round,
             "part": self.part,
-            "num_scored": self.num_scored,
-            "num_empty": self.num_empty,
-            "withheld": self.dice is None or self.iou is None,
+            "withheld": withheld,
         }
         vectors = {}
         if self.dice is not None and self.iou is not None:
-            vectors = {"dice": _scores(self.dice), "iou": _scores(self.iou)}
+            vectors = {"dice": _as_vector(self.dice), "iou": _as_vector(self.iou)}
         return _record("evaluated", header, vectors=vectors)
 
     @classmethod
     def from_record(cls, record: RecordDict) -> Self:
-        keys = ("run_id", "server_round", "part", "num_scored", "num_empty", "withheld")
-        reader = _Reader(record, "evaluated", keys)
+        reader = _Reader(record, "evaluated", ("run_id", "server_round", "part", "withheld"))
         withheld = reader.flag("withheld")
         return cls(
-            run_id=reader.text("run_id"),
+            run_id=reader.run_id(),
             server_round=reader.integer("server_round", 0, 10**9),
             part=reader.part(),
-            num_scored=reader.integer("num_scored", 0, _MAX_EXAMPLES),
-            num_empty=reader.integer("num_empty", 0, _MAX_EXAMPLES),
-            dice=None if withheld else reader.scores("dice"),
-            iou=None if withheld else reader.scores("iou"),
+            dice=None if withheld else reader.aggregate("dice"),
+            iou=None if withheld else reader.aggregate("iou"),
         )
 
 
-_SCORES: Final = ("mean", "sd", "q25", "median", "q75")
+def _as_vector(aggregate: Aggregate) -> NDArray[np.float64]:
+    return np.array([getattr(aggregate, name) for name in _AGGREGATE], dtype=np.float64)
 
 
-def _scores(scores: Scores) -> NDArray[np.float64]:
-    return np.array([getattr(scores, name) for name in _SCORES], dtype=np.float64)
+_AGGREGATE: Final = ("n", "n_empty", "mean", "sd", "q25", "median", "q75")
 
 
 def _record(
@@ -416,6 +401,13 @@ class _Reader:
             raise WireError(f"{self._kind}.{key} is {len(value)} characters long; at most 65,536")
         return value
 
+    def run_id(self) -> str:
+        value = self.text("run_id")
+        # It becomes a folder's name at the site, so nothing but hexadecimal digits may pass.
+        if not _RUN_ID.fullmatch(value):
+            raise WireError(f"{self._kind}.run_id is not 16 to 64 hexadecimal digits")
+        return value
+
     def flag(self, key: str) -> bool:
         return bool(self._get(key, bool))
 
@@ -471,11 +463,19 @@ class _Reader:
             raise WireError(f"{self._kind}.{name} holds values that are not finite")
         return value
 
-    def scores(self, name: str) -> Scores:
+    def aggregate(self, name: str) -> Aggregate:
         value = self.vector(name)
-        if len(value) != len(_SCORES) or (value < 0).any() or (value > 1).any():
-            raise WireError(f"{self._kind}.{name} is not {len(_SCORES)} fractions")
-        return Scores(**{key: float(v) for key, v in zip(_SCORES, value, strict=True)})
+        counts, fractions = value[:2], value[2:]
+        if (
+            len(value) != len(_AGGREGATE)
+            or (counts != np.floor(counts)).any()
+            or (counts < 0).any()
+            or (counts > _MAX_EXAMPLES).any()
+            or (fractions < 0).any()
+            or (fractions > 1).any()
+        ):
+            raise WireError(f"{self._kind}.{name} is not two counts and five fractions")
+        return Aggregate(int(value[0]), int(value[1]), *(float(fraction) for fraction in fractions))
 
     def weights(self) -> Weights:
         return Weights(self._arrays(_WEIGHTS))

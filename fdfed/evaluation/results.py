@@ -117,6 +117,8 @@ class RoundRecord:
     losses: Mapping[str, TapLoss] = field(default_factory=dict)
     seconds: float | None = None
     bytes: Traffic = field(default_factory=Traffic)
+    drift: float | None = None
+    """How far apart the sites' weights ended: √(Σ_s w_s ‖W_s − W̄‖²), w_s = n_s / N."""
 
     @property
     def mean_val_dice(self) -> float | None:

@@ -1,0 +1,159 @@
+"""One training step's loss: segmentation, within-site discrepancy, and the remote cross-site term.
+
+    L = L_seg + Σ_l α_l L_fd,l + Σ_l α_l (N / n_s) ⟨p_l, stopgrad(g_l)⟩
+
+p_l are the batch-mean prototypes of tap l and g_l the cotangents ∂L_exch,l/∂p_l that the
+coordinator returned for them. The last sum is a surrogate: its *gradient* is the gradient of the
+cross-site term with respect to this site's weights, so the hub is a loss function that happens to
+live elsewhere. N / n_s undoes the aggregation weight n_s / N, so that the aggregated update is the
+pooled one (exact for one step from common weights; `docs/METHOD.md`, section on exactness).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fdfed.config import MethodPlan, RunPlan
+from fdfed.exchange import CotangentFrame, Exchange, PrototypeFrame, StepKey, TapLayout
+from fdfed.losses import feature_discrepancy_loss, segmentation_loss
+from fdfed.networks import SegmentationNetwork
+from fdfed.prototypes import batch_prototypes, masked_prototypes
+from fdfed.training.precision import autocast
+
+_COTANGENT_SLACK: Final = 1.01
+"""Room for fp32 rounding in the bound on a cotangent's norm."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepLosses:
+    """The scalar to differentiate and the values to report. Vectors have one entry a tap."""
+
+    objective: Float[Tensor, ""]
+    seg: Float[Tensor, ""]
+    fd: Float[Tensor, " taps"] | None = None
+    """NaN at a tap without a valid image."""
+    exch: NDArray[np.float64] | None = None
+    """The global L_exch of this step; None when the step had no reply."""
+    valid: Bool[Tensor, " taps"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteTerm:
+    """Where the cross-site term comes from in one step."""
+
+    exchange: Exchange
+    key: StepKey
+    scale: float
+    """N / n_s."""
+
+
+def layout_of(network: SegmentationNetwork) -> TapLayout:
+    """The order in which the prototypes of all taps are packed into one vector."""
+    return TapLayout(network.tap_names, tuple(network.tap_channels[n] for n in network.tap_names))
+
+
+def step_losses(
+    network: SegmentationNetwork,
+    image: Float[Tensor, "batch channels height width"],
+    mask: Float[Tensor, "batch 1 height width"],
+    *,
+    plan: RunPlan,
+    alpha: NDArray[np.float64] | None,
+    remote: RemoteTerm | None,
+) -> StepLosses:
+    """The losses of one batch.
+
+    Args:
+        alpha: α by tap; None in phase 1, when no prototype is formed and the step is that of
+            L_seg alone, operation by operation.
+        remote: the cross-site term; None without one.
+    """
+    if alpha is None:
+        with autocast(plan.precision, image.device):
+            logits = network(image)
+        seg = segmentation_loss(logits, mask)
+        return StepLosses(objective=seg, seg=seg.detach())
+
+    with autocast(plan.precision, image.device):
+        logits, taps = network.forward_with_taps(image)
+    seg = segmentation_loss(logits, mask)
+    objective = seg
+    values, foregrounds, backgrounds, valids = [], {}, {}, []
+    for weight, name in zip(alpha, network.tap_names, strict=True):
+        # A tap with α = 0 is measured, never differentiated: 0 · ∞ would be NaN.
+        features = taps[name] if weight > 0 else taps[name].detach()
+        foreground, background, valid = masked_prototypes(
+            features, mask, pooling=plan.method.pooling, mask_pooling=plan.method.mask_pooling
+        )
+        value = feature_discrepancy_loss(
+            foreground, background, valid, bound=plan.method.bound, eps=plan.method.eps
+        )
+        if weight > 0:
+            objective = objective + weight * value
+        any_valid = valid.any()
+        values.append(torch.where(any_valid, value.detach(), torch.nan))
+        if remote is not None:
+            foregrounds[name], backgrounds[name], any_valid = batch_prototypes(
+                foreground, background, valid, bound=plan.method.bound
+            )
+        valids.append(any_valid)
+
+    fd, valid_taps, exch = torch.stack(values), torch.stack(valids), None
+    if remote is not None:
+        layout = layout_of(network)
+        prototypes = layout.pack(foregrounds, backgrounds)
+        reply = _swap(prototypes, valid_taps, remote, plan, layout)
+        if reply is not None:
+            exch = reply.pair_terms
+            scales = _by_entry(alpha * remote.scale, layout)
+            cotangents = torch.from_numpy(scales * reply.vector).to(prototypes)
+            objective = objective + (prototypes * cotangents).sum()
+    return StepLosses(objective=objective, seg=seg.detach(), fd=fd, exch=exch, valid=valid_taps)
+
+
+def _swap(
+    prototypes: Float[Tensor, " entries"],
+    valid: Bool[Tensor, " taps"],
+    remote: RemoteTerm,
+    plan: RunPlan,
+    layout: TapLayout,
+) -> CotangentFrame | None:
+    dtype = np.float64 if plan.precision == "fp64" else np.float32
+    frame = PrototypeFrame(
+        key=remote.key,
+        vector=prototypes.detach().cpu().numpy().astype(dtype),
+        valid=valid.cpu().numpy(),
+    )
+    reply = remote.exchange.swap(frame)
+    if reply is None or not _plausible(reply, layout, plan.method):
+        return None
+    return reply
+
+
+def _plausible(reply: CotangentFrame, layout: TapLayout, method: MethodPlan) -> bool:
+    """Whether each tap's cotangent keeps the bound that its equation implies.
+
+    |∂/∂(F_s, B_s)| of -log(D + eps) is at most 2√D / (D + eps) <= 1 / √eps for each pair, and the
+    mean over pairs is no larger. Only Eq. 4 has this bound; the other forms are checked for
+    finiteness alone, as every frame is.
+    """
+    if method.form != "paper":
+        return True
+    vector = reply.vector.astype(np.float64)
+    squares = [
+        float(vector[fore] @ vector[fore] + vector[back] @ vector[back])
+        for _, fore, back in layout.spans()
+    ]
+    return max(squares) <= _COTANGENT_SLACK / method.eps
+
+
+def _by_entry(per_tap: NDArray[np.float64], layout: TapLayout) -> NDArray[np.float64]:
+    """One value a tap, repeated over the tap's entries of the packed vector."""
+    return np.tile(np.repeat(per_tap, layout.channels), 2)

@@ -1,0 +1,98 @@
+"""The weighted average of the sites' weights, folded in one reply at a time.
+
+Memory is the running sum (fp64) and one tensor of one reply, however many sites answer. The order
+of folding is the caller's and fixed, so equal replies give equal bits whatever order they came in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fdfed.errors import WireError
+
+
+class WeightedAverage:
+    """Σ_s n_s W_s / Σ_s n_s over the sites folded in.
+
+    Floating-point tensors are averaged in fp64 and returned in their own dtype. Integer tensors
+    (the step counters of batch normalisation) are averaged too, then rounded: they stay integers,
+    where a plain mean would turn them into floats that no network loads.
+
+    Args:
+        reference: the global weights at the start of the round; fixes names, shapes and dtypes.
+        measured: the names whose change from `reference` counts in the drift (the trained
+            parameters, without running statistics).
+    """
+
+    def __init__(self, reference: Mapping[str, NDArray[Any]], *, measured: frozenset[str]) -> None:
+        self._reference = reference
+        self._measured = measured
+        self._sums: dict[str, NDArray[np.float64]] = {}
+        self._examples = 0
+        self._square_moves = 0.0
+
+    def check(self, weights: Mapping[str, NDArray[Any]]) -> None:
+        """Refuses what must not enter the sum, before any of it does.
+
+        Raises:
+            WireError: for a missing or foreign tensor, another shape or dtype, or a value that is
+                not finite.
+        """
+        if set(weights) != set(self._reference):
+            odd = sorted(set(weights).symmetric_difference(self._reference))
+            raise WireError(f"the update lacks or adds tensors: {', '.join(odd[:5])}")
+        for name, own in self._reference.items():
+            value = weights[name]
+            if value.shape != own.shape or value.dtype != own.dtype:
+                raise WireError(
+                    f"the tensor {name!r} of the update is {value.dtype} {value.shape}; the model "
+                    f"has {own.dtype} {own.shape}"
+                )
+            if own.dtype.kind == "f" and not np.isfinite(value).all():
+                raise WireError(f"the tensor {name!r} of the update is not finite")
+
+    def fold(self, weights: Mapping[str, NDArray[Any]], *, num_examples: int) -> float:
+        """Adds one site's checked weights; returns how far the site moved, ‖W_s − W‖₂."""
+        square_move = 0.0
+        for name, own in self._reference.items():
+            value = weights[name]
+            term = value.astype(np.float64) * num_examples
+            if name in self._sums:
+                self._sums[name] += term
+            else:
+                self._sums[name] = term
+            if name in self._measured:
+                square_move += float(np.square(value.astype(np.float64) - own).sum())
+        self._examples += num_examples
+        self._square_moves += num_examples * square_move
+        return float(np.sqrt(square_move))
+
+    @property
+    def examples(self) -> int:
+        """Σ n_s of the sites folded in."""
+        return self._examples
+
+    def result(self) -> dict[str, NDArray[Any]]:
+        """The average, in the reference's dtypes and order. At least one site must be in."""
+        averages: dict[str, NDArray[Any]] = {}
+        for name, own in self._reference.items():
+            mean = self._sums[name] / self._examples
+            averages[name] = (np.rint(mean) if own.dtype.kind == "i" else mean).astype(own.dtype)
+        return averages
+
+    def drift(self, average: Mapping[str, NDArray[Any]]) -> float:
+        """How far apart the sites ended: √(Σ_s w_s ‖W_s − W̄‖²), w_s = n_s / N.
+
+        Computed as Σ w_s ‖W_s − W‖² − ‖W̄ − W‖², which needs no second pass over the replies. Zero
+        when every site made the same update; with one gradient step a round it is the spread of
+        the sites' gradients times the learning rate.
+        """
+        mean_move = sum(
+            float(np.square(average[name].astype(np.float64) - self._reference[name]).sum())
+            for name in self._measured
+        )
+        return float(np.sqrt(max(0.0, self._square_moves / self._examples - mean_move)))

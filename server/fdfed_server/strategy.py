@@ -1,0 +1,398 @@
+"""The strategy: one object that computes the cross-site terms and aggregates weights and α.
+
+It is pure: no network, no clock, no file. The exchange hub calls `cross_site_terms` for every
+step; the round loop calls `configure_train`, `aggregate_train`, `configure_evaluate`,
+`aggregate_evaluate` and `conclude` for every round. The names are Flower's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from flwr.app import RecordDict
+from numpy.typing import NDArray
+
+from fdfed.config import RunPlan
+from fdfed.errors import QuorumNotMet, WireError
+from fdfed.evaluation.results import RoundRecord, SiteRound, TapLoss, Traffic
+from fdfed.exchange import TapLayout
+from fdfed.layer_weights import aggregate as aggregate_alpha
+from fdfed.layer_weights import target_of
+from fdfed.training.initialise import initial_network
+from fdfed.training.local_round import tap_losses
+from fdfed.training.sharing import shared_names, take_tensors
+from fdfed.training.step import layout_of
+from fdfed.wire import (
+    EvaluateInstruction,
+    EvaluateResult,
+    ExchangeTally,
+    Part,
+    TrainInstruction,
+    TrainResult,
+    Weights,
+)
+from fdfed_server.aggregation import WeightedAverage
+from fdfed_server.run_state import Best, GlobalModel, RunState
+from fdfed_server.terms import Terms, cross_site_terms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteReply:
+    """What came back from one site: a record, or the reason why there is none."""
+
+    site: str
+    record: RecordDict | None
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedRound:
+    """The aggregate of one round's updates."""
+
+    server_round: int
+    attempt: int
+    model: GlobalModel
+    alpha_used: NDArray[np.float64]
+    sites: Mapping[str, SiteRound]
+    accepted: tuple[str, ...]
+    losses: Mapping[str, TapLoss]
+    tallies: tuple[ExchangeTally, ...]
+    traffic: Traffic
+    drift: float
+    """√(Σ_s w_s ‖W_s − W̄‖²): how far apart the sites' weights ended."""
+
+
+@dataclass(slots=True)
+class _Accepted:
+    """The accepted answers of a round, less their weights."""
+
+    results: dict[str, TrainResult] = field(default_factory=dict)
+    moves: dict[str, float] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    bytes_up: int = 0
+
+
+class Strategy:
+    """Federated averaging of weights and α, with the phases and the exchange of the plan.
+
+    What the plan's `strategy` changes: `fedprox` adds a term at the site, `fedbn` keeps the batch
+    normalisation there, `local` keeps everything there; `fdfed` is federated averaging with the
+    loss `fd+exch`. The aggregation itself is the same.
+    """
+
+    def __init__(self, plan: RunPlan) -> None:
+        self.plan = plan
+        network = initial_network(plan)
+        names = shared_names(network, plan.strategy)
+        self.layout: TapLayout = layout_of(network)
+        self._initial_weights = take_tensors(network, names)
+        self._trained = frozenset(dict(network.named_parameters())) & frozenset(names)
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """The network's taps, in the order of every vector with one entry a tap."""
+        return self.layout.names
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether the plan's loss has a cross-site term."""
+        return self.plan.effective_loss == "fd+exch"
+
+    def initial_state(self, run_id: str) -> RunState:
+        """The state before the first round: seeded weights, α = 0."""
+        model = GlobalModel(weights=self._initial_weights, alpha=np.zeros(len(self.taps)))
+        best = Best(server_round=0, score=-1.0, model=model)
+        return RunState(plan=self.plan, run_id=run_id, completed_rounds=0, model=model, best=best)
+
+    def cross_site_terms(
+        self, layout: TapLayout, vectors: NDArray[np.float64], valid: NDArray[np.bool_]
+    ) -> Terms:
+        """L_exch of every tap and its cotangents, for the sites of one step (Eq. 4)."""
+        method = self.plan.method
+        return cross_site_terms(
+            layout, vectors, valid, form=method.form, bound="none", eps=method.eps
+        )
+
+    def configure_train(
+        self, state: RunState, server_round: int, attempt: int, examples: Mapping[str, int]
+    ) -> dict[str, TrainInstruction]:
+        """One instruction a site; `examples` holds the training images of those that are asked."""
+        instruction = TrainInstruction(
+            plan=self.plan,
+            run_id=state.run_id,
+            server_round=server_round,
+            attempt=attempt,
+            phase=self.plan.phase(server_round),
+            total_examples=sum(examples.values()),
+            best_round=state.best.server_round,
+            alpha=state.model.alpha,
+            target=state.model.target,
+            weights=state.model.weights,
+        )
+        if self._has_common_model:
+            return dict.fromkeys(examples, instruction)
+        return {
+            site: replace(instruction, best_round=state.site_best.get(site, (0, 0.0))[0])
+            for site in examples
+        }
+
+    def aggregate_train(
+        self,
+        state: RunState,
+        server_round: int,
+        attempt: int,
+        examples: Mapping[str, int],
+        replies: Iterable[SiteReply],
+    ) -> TrainedRound:
+        """Folds the replies in one by one, in the order given, and refuses what does not fit.
+
+        Raises:
+            QuorumNotMet: if fewer sites than the quorum entered; the state is untouched.
+        """
+        average = WeightedAverage(state.model.weights, measured=self._trained)
+        accepted = _Accepted()
+        for reply in replies:
+            try:
+                result = self._check(reply, state.run_id, server_round, attempt, examples)
+                average.check(result.weights)
+            except WireError as err:
+                accepted.refused[reply.site] = str(err)
+                continue
+            accepted.moves[reply.site] = average.fold(
+                result.weights, num_examples=result.num_examples
+            )
+            accepted.bytes_up += _nbytes(result.weights)
+            # The weights are in the sum; keeping them would make memory grow with the sites.
+            accepted.results[reply.site] = replace(result, weights={})
+        quorum = self.plan.quorum_of(len(self.plan.sites))
+        if len(accepted.results) < quorum:
+            reasons = "; ".join(f"{site}: {why}" for site, why in accepted.refused.items())
+            raise QuorumNotMet(
+                f"round {server_round}, attempt {attempt}: the weights of {len(accepted.results)} "
+                f"site(s) entered, {quorum} are needed ({reasons or 'no reply from the others'})"
+            )
+        return self._round(state, server_round, attempt, average, accepted)
+
+    def configure_evaluate(
+        self, state: RunState, model: GlobalModel, server_round: int, part: Part
+    ) -> EvaluateInstruction:
+        """The instruction to score `model`, made in `server_round`; the same for every site."""
+        return EvaluateInstruction(
+            plan=self.plan,
+            run_id=state.run_id,
+            server_round=server_round,
+            part=part,
+            weights=model.weights,
+        )
+
+    def configure_test(self, state: RunState) -> dict[str, EvaluateInstruction]:
+        """What each site scores at the end: the best common model, or the site's own best."""
+        common = self.configure_evaluate(state, state.best.model, state.best.server_round, "test")
+        if self._has_common_model:
+            return dict.fromkeys(self.plan.sites, common)
+        return {
+            site: replace(common, server_round=state.site_best.get(site, (0, 0.0))[0])
+            for site in self.plan.sites
+        }
+
+    def aggregate_evaluate(
+        self, run_id: str, server_round: int, part: Part, replies: Iterable[SiteReply]
+    ) -> dict[str, EvaluateResult]:
+        """The sites' own aggregates, checked; a site whose reply does not fit is left out."""
+        results: dict[str, EvaluateResult] = {}
+        for reply in replies:
+            if reply.record is None:
+                continue
+            try:
+                result = EvaluateResult.from_record(reply.record)
+            except WireError:
+                continue
+            if (result.run_id, result.server_round, result.part) == (run_id, server_round, part):
+                results[reply.site] = result
+        return results
+
+    def conclude(
+        self,
+        state: RunState,
+        trained: TrainedRound,
+        evaluations: Mapping[str, EvaluateResult],
+        *,
+        seconds: float,
+    ) -> RunState:
+        """The state after the round: new model, best so far, history.
+
+        At the end of phase 1 the model goes back to the best weights seen, by the unweighted mean
+        over sites of validation Dice: phase 2 starts from there.
+        """
+        sites = {
+            site: _with_scores(entry, evaluations.get(site))
+            for site, entry in trained.sites.items()
+        }
+        record = RoundRecord(
+            round=trained.server_round,
+            phase=self.plan.phase(trained.server_round),
+            attempt=trained.attempt,
+            sites=sites,
+            alpha=self._by_tap(trained.alpha_used),
+            losses=trained.losses,
+            seconds=seconds,
+            bytes=trained.traffic,
+            drift=trained.drift,
+        )
+        # Without any validation score the newest round stands in for the best.
+        score = record.mean_val_dice if record.mean_val_dice is not None else state.best.score
+        best, model = state.best, trained.model
+        if score >= best.score:
+            best = Best(server_round=trained.server_round, score=score, model=model)
+        if trained.server_round == self.plan.phase_1_rounds < self.plan.rounds:
+            model = best.model
+        return replace(
+            state,
+            completed_rounds=trained.server_round,
+            model=model,
+            best=best,
+            site_best=_site_best(state.site_best, trained.server_round, sites),
+            history=(*state.history, record),
+            tallies=(*state.tallies, *trained.tallies),
+            seconds=state.seconds + seconds,
+        )
+
+    @property
+    def _has_common_model(self) -> bool:
+        return self.plan.strategy != "local"
+
+    def _check(
+        self,
+        reply: SiteReply,
+        run_id: str,
+        server_round: int,
+        attempt: int,
+        examples: Mapping[str, int],
+    ) -> TrainResult:
+        if reply.record is None:
+            raise WireError(reply.failure or "no reply")
+        result = TrainResult.from_record(reply.record)
+        asked = (run_id, server_round, attempt)
+        if (result.run_id, result.server_round, result.attempt) != asked:
+            raise WireError("the reply answers another round or attempt")
+        if result.num_examples != examples[reply.site]:
+            raise WireError(
+                f"num_examples is {result.num_examples}, but the site announced "
+                f"{examples[reply.site]} training images when it joined"
+            )
+        for name in ("alpha", "fd", "exch", "valid"):
+            if len(getattr(result, name)) != len(self.taps):
+                raise WireError(
+                    f"{name} does not have one entry for each of the {len(self.taps)} taps"
+                )
+        return result
+
+    def _round(
+        self,
+        state: RunState,
+        server_round: int,
+        attempt: int,
+        average: WeightedAverage,
+        accepted: _Accepted,
+    ) -> TrainedRound:
+        results = accepted.results
+        weights = average.result()
+        shares = np.array([r.num_examples / average.examples for r in results.values()])
+        fd = np.stack([r.fd for r in results.values()])
+        exch = np.stack([r.exch for r in results.values()])
+        alpha, target = self._next_alpha(state, server_round, results, shares)
+        sites = {
+            site: SiteRound(
+                loss_seg=result.loss_seg,
+                loss_fd=_mean_known(result.fd),
+                num_examples=result.num_examples,
+                drift=accepted.moves[site],
+                seconds=result.seconds,
+            )
+            for site, result in results.items()
+        }
+        sites |= {site: SiteRound(refused=why) for site, why in accepted.refused.items()}
+        tallies = tuple(result.exchange for result in results.values())
+        sent = _nbytes(state.model.weights) * (len(results) + len(accepted.refused))
+        return TrainedRound(
+            server_round=server_round,
+            attempt=attempt,
+            model=GlobalModel(weights=weights, alpha=alpha, target=target),
+            alpha_used=state.model.alpha,
+            sites=sites,
+            accepted=tuple(results),
+            losses={
+                tap: TapLoss(fd=_weighted(fd[:, i], shares), exch=_weighted(exch[:, i], shares))
+                for i, tap in enumerate(self.taps)
+            },
+            tallies=tallies,
+            traffic=Traffic(
+                up=accepted.bytes_up + sum(tally.bytes_up for tally in tallies),
+                down=sent + sum(tally.bytes_down for tally in tallies),
+            ),
+            drift=average.drift(weights) if self._trained else 0.0,
+        )
+
+    def _next_alpha(
+        self,
+        state: RunState,
+        server_round: int,
+        results: Mapping[str, TrainResult],
+        shares: NDArray[np.float64],
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        model = state.model
+        if self.plan.effective_loss == "seg" or self.plan.phase(server_round) == 1:
+            return model.alpha, model.target
+        proposals = np.stack([r.alpha for r in results.values()])
+        alpha = aggregate_alpha(
+            proposals,
+            shares,
+            plan=self.plan.alpha,
+            phase_2_round=server_round - self.plan.phase_1_rounds,
+            phase_2_rounds=self.plan.rounds - self.plan.phase_1_rounds,
+        )
+        if model.target is not None:
+            return alpha, model.target
+        losses = np.stack([tap_losses(self.plan, r.fd, r.exch) for r in results.values()])
+        return alpha, target_of(losses, shares, margin=self.plan.alpha.margin)
+
+    def _by_tap(self, vector: NDArray[np.float64]) -> dict[str, float]:
+        return dict(zip(self.taps, vector.tolist(), strict=True))
+
+
+def _nbytes(weights: Mapping[str, NDArray[Any]]) -> int:
+    if isinstance(weights, Weights):
+        return weights.nbytes
+    return sum(value.nbytes for value in weights.values())
+
+
+def _mean_known(values: NDArray[np.float64]) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else None
+
+
+def _weighted(values: NDArray[np.float64], shares: NDArray[np.float64]) -> float | None:
+    known = ~np.isnan(values)
+    if not known.any():
+        return None
+    return float((values[known] * shares[known]).sum() / shares[known].sum())
+
+
+def _with_scores(entry: SiteRound, result: EvaluateResult | None) -> SiteRound:
+    if result is None or result.dice is None or result.iou is None:
+        return entry
+    return replace(entry, val_dice=result.dice.mean, val_iou=result.iou.mean)
+
+
+def _site_best(
+    before: Mapping[str, tuple[int, float]], server_round: int, sites: Mapping[str, SiteRound]
+) -> dict[str, tuple[int, float]]:
+    best = dict(before)
+    for site, entry in sites.items():
+        score = entry.val_dice if entry.val_dice is not None else best.get(site, (0, -1.0))[1]
+        if entry.refused is None and score >= best.get(site, (0, -1.0))[1]:
+            best[site] = (server_round, score)
+    return best
