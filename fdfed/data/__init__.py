@@ -1,0 +1,26 @@
+"""A site's folder of images and masks, checked, split by patient and served in batches."""
+
+from fdfed.data.cases import PARTS, Case, Finding, FolderReport, Part
+from fdfed.data.folder import check_site_folder
+from fdfed.data.loading import image_size, load_image
+from fdfed.data.phantoms import KNOWN_SITES, write_phantoms
+from fdfed.data.site import SiteData, SplitCounts, open_site, pool_sites
+from fdfed.data.splits import split_cases
+
+__all__ = [
+    "KNOWN_SITES",
+    "PARTS",
+    "Case",
+    "Finding",
+    "FolderReport",
+    "Part",
+    "SiteData",
+    "SplitCounts",
+    "check_site_folder",
+    "image_size",
+    "load_image",
+    "open_site",
+    "pool_sites",
+    "split_cases",
+    "write_phantoms",
+]

@@ -1,0 +1,141 @@
+"""From files to tensors: MONAI's loading chain with this project's reader and resizing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from monai.data.image_reader import ImageReader
+from monai.transforms.compose import Compose
+from monai.transforms.io.dictionary import LoadImaged
+from monai.transforms.utility.dictionary import Lambdad, SelectItemsd
+from torch import Tensor
+from torch.nn import functional
+
+from fdfed.data.pictures import LUMA, UnusablePicture, picture_size, read_image, read_mask
+from fdfed.errors import DataError, InvalidInput
+
+
+class _PictureReader(ImageReader):
+    """MONAI reader of one image or mask as (height, width, channels).
+
+    MONAI's `PILReader` swaps the spatial axes unless told otherwise, knows neither TIFF nor what
+    a mask's levels mean, and hands on 16-bit levels unscaled.
+    """
+
+    def __init__(self, *, is_mask: bool) -> None:
+        self._is_mask = is_mask
+
+    def verify_suffix(self, filename: Any) -> bool:
+        return True  # files are chosen by `check_site_folder`
+
+    def read(self, data: Any, **_: Any) -> np.ndarray:
+        path = Path(data if isinstance(data, str | Path) else data[0])
+        try:
+            return read_mask(path)[..., np.newaxis] if self._is_mask else read_image(path)
+        except UnusablePicture as err:
+            raise DataError(f"{path}: {err.reason}; {err.remedy}") from err
+
+    def get_data(self, img: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+        return img, {"original_channel_dim": -1, "spatial_shape": np.asarray(img.shape[:2])}
+
+
+def loading_chain(keys: Sequence[str], *, size: int, in_channels: int) -> Compose:
+    """MONAI transform from `{"image": path, "mask": path}` to `{"image": tensor, "mask": tensor}`.
+
+    The image is float32 (in_channels, size, size) in [0, 1]; the mask float32 (1, size, size) of
+    0 and 1. Both are stretched to the square: the aspect ratio is not kept, as in the paper.
+
+    Args:
+        keys: which of the two entries the dictionaries have.
+        size: side of the square in pixels.
+        in_channels: 1 (colour becomes BT.601 grey) or 3 (grey is repeated).
+    """
+    _check(size, in_channels)
+    chain: list[Any] = []
+    for key in keys:
+        is_mask = key == "mask"
+        chain.append(
+            LoadImaged(key, reader=_PictureReader, ensure_channel_first=True, is_mask=is_mask)
+        )
+        # A plain tensor: MONAI's MetaTensor would cost more in each training step than the step's
+        # own flips, and carries file paths along.
+        chain.append(Lambdad(key, _as_plain_tensor))
+        if is_mask:
+            chain.append(Lambdad(key, lambda mask: resize_mask(mask, size=size)))
+        else:
+            chain.append(Lambdad(key, lambda image: to_channels(image, in_channels)))
+            chain.append(Lambdad(key, lambda image: resize_image(image, size=size)))
+    chain.append(SelectItemsd(keys))
+    return Compose(chain)
+
+
+def load_image(path: Path, *, size: int, in_channels: int) -> Float[Tensor, "c h w"]:
+    """One image as the network sees it, the same as in training: float32 (in_channels, size,
+    size) in [0, 1]. `image_size` gives the size to return a prediction to.
+
+    Raises:
+        DataError: naming the file, if it cannot be read.
+    """
+    _check(size, in_channels)
+    try:
+        image = torch.from_numpy(read_image(path)).permute(2, 0, 1)
+    except UnusablePicture as err:
+        raise DataError(f"{path}: {err.reason}; {err.remedy}") from err
+    return resize_image(to_channels(image, in_channels), size=size)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an image file in pixels.
+
+    Raises:
+        DataError: naming the file, if it cannot be read.
+    """
+    try:
+        return picture_size(path)
+    except UnusablePicture as err:
+        raise DataError(f"{path}: {err.reason}; {err.remedy}") from err
+
+
+def to_channels(image: Float[Tensor, "c h w"], in_channels: int) -> Float[Tensor, "d h w"]:
+    """`image` with `in_channels` channels: grey is repeated, colour is weighted to BT.601 grey."""
+    if image.shape[0] == in_channels:
+        return image
+    if in_channels == 1:
+        return (torch.from_numpy(LUMA)[:, None, None] * image).sum(0, keepdim=True)
+    return image.expand(in_channels, -1, -1).contiguous()
+
+
+def resize_image(image: Float[Tensor, "c h w"], *, size: int) -> Float[Tensor, "c size size"]:
+    """Bilinear, with the filter widened when it shrinks (no aliasing of speckle or texture).
+
+    MONAI's `Resize(anti_aliasing=True)` is not used: it smooths with zeros beyond the edge, so a
+    constant picture comes out dark along its border.
+    """
+    if image.shape[1:] == (size, size):
+        return image
+    return functional.interpolate(
+        image[None], size=(size, size), mode="bilinear", align_corners=False, antialias=True
+    )[0].clamp(0, 1)
+
+
+def resize_mask(mask: Float[Tensor, "1 h w"], *, size: int) -> Float[Tensor, "1 size size"]:
+    """Nearest pixel centre (`nearest-exact`), so that the mask stays on its image: plain `nearest`
+    shifts it by up to half an input pixel per output pixel when it shrinks."""
+    return functional.interpolate(mask[None], size=(size, size), mode="nearest-exact")[0]
+
+
+def _check(size: int, in_channels: int) -> None:
+    if in_channels not in (1, 3) or size < 1:
+        raise InvalidInput(
+            f"loading got in_channels = {in_channels} and size = {size}; images have 1 or 3 "
+            "channels and a side of at least one pixel. Correct the two in the run plan."
+        )
+
+
+def _as_plain_tensor(data: Any) -> Tensor:
+    return torch.as_tensor(np.ascontiguousarray(np.asarray(data)))
