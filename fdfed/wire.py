@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from fdfed.config import RunPlan
 from fdfed.errors import InvalidInput, WireError
 from fdfed.evaluation.metrics import Aggregate
+from fdfed.exchange import ExchangeStats
 
 FORMAT: Final = 1
 """Version of the records. A peer of another version is refused, never guessed at."""
@@ -172,19 +173,6 @@ _TRAIN_SCALARS: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExchangeTally:
-    """What the exchange did at one site in one round."""
-
-    steps: int = 0
-    answered: int = 0
-    peers_mean: float = 0.0
-    bytes_up: int = 0
-    bytes_down: int = 0
-    swap_ms_p50: float = 0.0
-    swap_ms_p99: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainResult:
     """Site → coordinator: the weights after a round, its α proposal, and means over its steps."""
 
@@ -203,19 +191,19 @@ class TrainResult:
     """Mean of the global L_fd^exch over the round's answered steps, one a tap; NaN where none."""
     valid: NDArray[np.float64]
     """Share of the round's steps in which the tap's prototypes were valid."""
-    exchange: ExchangeTally = field(default_factory=ExchangeTally)
+    exchange: ExchangeStats = field(default_factory=ExchangeStats)
     weights: Mapping[str, NDArray[Any]]
 
     def to_record(self) -> RecordDict:
         header = {name: getattr(self, name) for name in _RESULT_SCALARS}
-        tally = {f"exchange_{name}": getattr(self.exchange, name) for name in _TALLY}
+        stats = {f"exchange_{name}": getattr(self.exchange, name) for name in _STATS}
         vectors = {name: getattr(self, name) for name in _RESULT_VECTORS}
-        return _record("trained", header | tally, vectors=vectors, weights=self.weights)
+        return _record("trained", header | stats, vectors=vectors, weights=self.weights)
 
     @classmethod
     def from_record(cls, record: RecordDict) -> Self:
-        tally = [f"exchange_{name}" for name in _TALLY]
-        reader = _Reader(record, "trained", (*_RESULT_SCALARS, *tally))
+        stats = [f"exchange_{name}" for name in _STATS]
+        reader = _Reader(record, "trained", (*_RESULT_SCALARS, *stats))
         return cls(
             run_id=reader.run_id(),
             server_round=reader.integer("server_round", 1, 10**9),
@@ -227,9 +215,10 @@ class TrainResult:
             fd=reader.vector("fd", may_be_nan=True),
             exch=reader.vector("exch", may_be_nan=True),
             valid=reader.vector("valid"),
-            exchange=ExchangeTally(
+            exchange=ExchangeStats(
                 steps=reader.integer("exchange_steps", 0, 2**31),
                 answered=reader.integer("exchange_answered", 0, 2**31),
+                dropped=reader.integer("exchange_dropped", 0, 2**31),
                 peers_mean=reader.number("exchange_peers_mean"),
                 bytes_up=reader.integer("exchange_bytes_up", 0, 2**62),
                 bytes_down=reader.integer("exchange_bytes_down", 0, 2**62),
@@ -249,9 +238,10 @@ _RESULT_SCALARS: Final = (
     "seconds",
 )
 _RESULT_VECTORS: Final = ("alpha", "fd", "exch", "valid")
-_TALLY: Final = (
+_STATS: Final = (
     "steps",
     "answered",
+    "dropped",
     "peers_mean",
     "bytes_up",
     "bytes_down",

@@ -21,7 +21,7 @@ from fdfed.atomic_file import replacing, write_text
 from fdfed.config import RunPlan
 from fdfed.errors import InvalidInput
 from fdfed.evaluation.results import RoundRecord, SiteRound, TapLoss, Traffic
-from fdfed.wire import ExchangeTally
+from fdfed.exchange import ExchangeStats
 
 FORMAT: Final = 1
 """Version of the folder. A newer one is refused: a run never goes backwards."""
@@ -61,7 +61,7 @@ class RunState:
     site_best: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     """Each site's own best round and its validation Dice, for strategies without a common model."""
     history: tuple[RoundRecord, ...] = ()
-    tallies: tuple[ExchangeTally, ...] = ()
+    exchanges: tuple[ExchangeStats, ...] = ()
     """What the exchange did, one entry a site and round."""
     seconds: float = 0.0
     """Wall-clock seconds of the completed rounds, over all sessions of the coordinator."""
@@ -94,7 +94,7 @@ def save_state(folder: Path, state: RunState) -> None:
         "best": {"server_round": state.best.server_round, "score": state.best.score},
         "site_best": {site: list(entry) for site, entry in state.site_best.items()},
         "history": [asdict(record) for record in state.history],
-        "tallies": [asdict(tally) for tally in state.tallies],
+        "exchanges": [asdict(stats) for stats in state.exchanges],
         "seconds": state.seconds,
     }
     write_text(folder / _STATE, json.dumps(document))
@@ -128,7 +128,7 @@ def load_state(folder: Path) -> RunState | None:
             best=Best(**document["best"], model=best),
             site_best={site: (int(r), float(s)) for site, (r, s) in document["site_best"].items()},
             history=tuple(_round(entry) for entry in document["history"]),
-            tallies=tuple(ExchangeTally(**entry) for entry in document["tallies"]),
+            exchanges=tuple(ExchangeStats(**entry) for entry in document["exchanges"]),
             seconds=document["seconds"],
         )
     except (KeyError, TypeError, ValueError, OSError, safetensors.SafetensorError) as err:

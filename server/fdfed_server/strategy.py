@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fdfed.config import RunPlan
 from fdfed.errors import QuorumNotMet, WireError
 from fdfed.evaluation.results import RoundRecord, SiteRound, TapLoss, Traffic
-from fdfed.exchange import TapLayout
+from fdfed.exchange import ExchangeStats, TapLayout
 from fdfed.layer_weights import aggregate as aggregate_alpha
 from fdfed.layer_weights import target_of
 from fdfed.training.initialise import initial_network
@@ -28,7 +28,6 @@ from fdfed.training.step import layout_of
 from fdfed.wire import (
     EvaluateInstruction,
     EvaluateResult,
-    ExchangeTally,
     Part,
     TrainInstruction,
     TrainResult,
@@ -59,7 +58,7 @@ class TrainedRound:
     sites: Mapping[str, SiteRound]
     accepted: tuple[str, ...]
     losses: Mapping[str, TapLoss]
-    tallies: tuple[ExchangeTally, ...]
+    exchanges: tuple[ExchangeStats, ...]
     traffic: Traffic
     drift: float
     """√(Σ_s w_s ‖W_s − W̄‖²): how far apart the sites' weights ended."""
@@ -97,7 +96,7 @@ class Strategy:
         return self.layout.names
 
     @property
-    def exchanges(self) -> bool:
+    def has_exchange(self) -> bool:
         """Whether the plan's loss has a cross-site term."""
         return self.plan.effective_loss == "fd+exch"
 
@@ -256,7 +255,7 @@ class Strategy:
             best=best,
             site_best=_site_best(state.site_best, trained.server_round, sites),
             history=(*state.history, record),
-            tallies=(*state.tallies, *trained.tallies),
+            exchanges=(*state.exchanges, *trained.exchanges),
             seconds=state.seconds + seconds,
         )
 
@@ -315,7 +314,7 @@ class Strategy:
             for site, result in results.items()
         }
         sites |= {site: SiteRound(refused=why) for site, why in accepted.refused.items()}
-        tallies = tuple(result.exchange for result in results.values())
+        exchanges = tuple(result.exchange for result in results.values())
         sent = _nbytes(state.model.weights) * (len(results) + len(accepted.refused))
         return TrainedRound(
             server_round=server_round,
@@ -328,10 +327,10 @@ class Strategy:
                 tap: TapLoss(fd=_weighted(fd[:, i], shares), exch=_weighted(exch[:, i], shares))
                 for i, tap in enumerate(self.taps)
             },
-            tallies=tallies,
+            exchanges=exchanges,
             traffic=Traffic(
-                up=accepted.bytes_up + sum(tally.bytes_up for tally in tallies),
-                down=sent + sum(tally.bytes_down for tally in tallies),
+                up=accepted.bytes_up + sum(stats.bytes_up for stats in exchanges),
+                down=sent + sum(stats.bytes_down for stats in exchanges),
             ),
             drift=average.drift(weights) if self._trained else 0.0,
         )

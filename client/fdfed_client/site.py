@@ -1,0 +1,294 @@
+"""A hospital's side of a run: it holds the images, trains, evaluates, and answers with aggregates.
+
+The same object serves the agent and the simulation. Nothing of a single image or patient is in
+any of its answers; per-image scores stay in `Site.image_scores` and in the site's own folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fdfed import __version__
+from fdfed.config import RunPlan
+from fdfed.data import SplitCounts
+from fdfed.errors import RefusedByPolicy, WireError
+from fdfed.evaluation.metrics import ImageScore, aggregate, image_scores
+from fdfed.exchange import Exchange, ExchangeStats
+from fdfed.layer_weights import propose
+from fdfed.networks import SegmentationNetwork
+from fdfed.training.initialise import initial_network
+from fdfed.training.local_round import LocalRound, RoundOutcome, tap_losses, train_round_
+from fdfed.training.precision import autocast
+from fdfed.training.sharing import put_tensors_, shared_names, take_tensors
+from fdfed.training.site_state import SiteRecord, SiteStore
+from fdfed.wire import (
+    EvaluateInstruction,
+    EvaluateResult,
+    Part,
+    Prepare,
+    Prepared,
+    TrainInstruction,
+    TrainResult,
+)
+
+
+class Images(Protocol):
+    """What a site needs of its images; `fdfed.data.SiteData` is one."""
+
+    @property
+    def phantoms(self) -> bool:
+        """Whether they are built-in phantoms."""
+        ...
+
+    @property
+    def counts(self) -> SplitCounts:
+        """Images by part."""
+        ...
+
+    def training_batch(self, global_step: int) -> tuple[Tensor, Tensor]:
+        """The batch of that step of the whole run."""
+        ...
+
+    def evaluation_batches(self, part: Part) -> Iterator[tuple[Tensor, Tensor, tuple[str, ...]]]:
+        """Image, mask and names, in a fixed order, without augmentation."""
+        ...
+
+
+OpenImages = Callable[[RunPlan], Images]
+"""Opens the site's images as a plan wants them; raises `DataError` with all findings."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """What a plan needs at the site, made once for all its rounds."""
+
+    plan: RunPlan
+    images: Images
+    network: SegmentationNetwork
+    shared: tuple[str, ...]
+    local: tuple[str, ...]
+    initial_local: Mapping[str, NDArray[Any]]
+
+
+class Site:
+    """One hospital in a run.
+
+    Args:
+        open_images: called once a plan; the result is kept.
+        exchange: the stream to the hub; used in phase 2 of a plan whose loss is `fd+exch`.
+        on_step: told (server_round, steps done, steps of the round) after every step.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        open_images: OpenImages,
+        store: SiteStore,
+        *,
+        device: torch.device | None = None,
+        exchange: Exchange | None = None,
+        on_step: Callable[[int, int, int], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.device = device or torch.device("cpu")
+        self.image_scores: tuple[ImageScore, ...] = ()
+        """Scores of the test images, image by image, after the test; they never travel."""
+        self._open_images = open_images
+        self._store = store
+        self._exchange = exchange
+        self._on_step = on_step
+        self._model: LocalModel | None = None
+
+    def prepare(self, message: Prepare) -> Prepared:
+        """Opens and checks the images for the plan, and counts them.
+
+        Raises:
+            DataError: with all findings, if the images cannot be used.
+            RefusedByPolicy: if the plan is for phantoms and these are not, or the reverse.
+        """
+        images = self._ready(message.plan).images
+        counts = images.counts
+        return Prepared(
+            site=self.name,
+            num_train=counts.train,
+            num_validation=counts.validation,
+            num_test=counts.test,
+            num_empty=counts.empty_masks,
+            phantoms=images.phantoms,
+            version=__version__,
+        )
+
+    def train(self, message: TrainInstruction) -> TrainResult:
+        """Trains one round. A round that is asked again gives the same answer again.
+
+        Raises:
+            ExchangeIncomplete: if the plan requires the cross-site term and a step had none.
+            WireError: if the weights or α are not of the plan's network.
+        """
+        model = self._ready(message.plan)
+        before = self._record_before(message)
+        self._load_(model, message.weights, before)
+        outcome = self._train_(model, message, before)
+        self._keep(model, message, outcome)
+        taps = len(model.network.tap_names)
+        fd, exch = outcome.means.fd_by_tap(taps), outcome.means.exch_by_tap(taps)
+        alpha = message.alpha
+        if message.phase == 2:
+            losses = tap_losses(message.plan, fd, exch)
+            alpha = propose(alpha, losses, message.target, plan=message.plan.alpha)
+        return TrainResult(
+            run_id=message.run_id,
+            server_round=message.server_round,
+            attempt=message.attempt,
+            num_examples=model.images.counts.train,
+            loss_seg=outcome.means.loss_seg(),
+            seconds=outcome.seconds,
+            alpha=alpha,
+            fd=fd,
+            exch=exch,
+            valid=outcome.means.valid_by_tap(taps),
+            exchange=self._exchange.take_stats() if self._exchange else ExchangeStats(),
+            weights=take_tensors(model.network, model.shared),
+        )
+
+    def evaluate(self, message: EvaluateInstruction) -> EvaluateResult:
+        """Scores the weights on one part: aggregates over `min_count` images or more, or none."""
+        model = self._ready(message.plan)
+        # A site that was absent in that round has its tensors from the last one before it.
+        record = self._store.load_before(message.run_id, message.server_round + 1)
+        self._load_(model, message.weights, record)
+        scores = self.score(message.part)
+        if message.part == "test":
+            self.image_scores = scores
+        count = message.plan.min_count
+        return EvaluateResult(
+            run_id=message.run_id,
+            server_round=message.server_round,
+            part=message.part,
+            dice=aggregate((score.dice for score in scores), min_count=count),
+            iou=aggregate((score.iou for score in scores), min_count=count),
+        )
+
+    def score(self, part: Part) -> tuple[ImageScore, ...]:
+        """Dice and IoU of each image of a part with the weights now loaded; for the site alone."""
+        scores: list[ImageScore] = []
+        for _, mask, logits, names in self.predict(part):
+            scores += image_scores(logits, mask, names)
+        return tuple(scores)
+
+    @torch.no_grad()
+    def predict(self, part: Part) -> Iterator[tuple[Tensor, Tensor, Tensor, tuple[str, ...]]]:
+        """Image, mask, logits and names, batch by batch, on the CPU in fp32."""
+        model = self._current()
+        model.network.eval()
+        for image, mask, names in model.images.evaluation_batches(part):
+            with autocast(model.plan.precision, self.device):
+                logits = model.network(image.to(self.device, self._dtype(model.plan)))
+            yield image, mask, logits.float().cpu(), names
+
+    @property
+    def network(self) -> SegmentationNetwork:
+        """The network with the weights loaded last."""
+        return self._current().network
+
+    def _current(self) -> LocalModel:
+        if self._model is None:
+            raise WireError(f"{self.name} was asked to predict before it had a plan")
+        return self._model
+
+    def _ready(self, plan: RunPlan) -> LocalModel:
+        if self._model is not None and self._model.plan == plan:
+            return self._model
+        images = self._open_images(plan)
+        if images.phantoms != plan.phantoms:
+            kinds = {True: "phantoms", False: "real images"}
+            raise RefusedByPolicy(
+                f"the run plan is for {kinds[plan.phantoms]}, but {self.name} holds "
+                f"{kinds[images.phantoms]}; phantoms never take part in a real run"
+            )
+        network = initial_network(plan).to(self.device)
+        shared = shared_names(network, plan.strategy)
+        local = tuple(name for name in network.state_dict() if name not in set(shared))
+        self._model = LocalModel(
+            plan=plan,
+            images=images,
+            network=network,
+            shared=shared,
+            local=local,
+            initial_local=take_tensors(network, local),
+        )
+        return self._model
+
+    def _record_before(self, message: TrainInstruction) -> SiteRecord | None:
+        """The record to start from; at the switch to phase 2, local tensors of the best round."""
+        record = self._store.load_before(message.run_id, message.server_round)
+        if record is None or record.phase == message.phase:
+            return record
+        best = self._store.load(message.run_id, message.best_round)
+        if best is None:
+            return None
+        # The optimiser starts afresh in phase 2: its moments belong to another objective.
+        tensors = {f"local.{name}": tensor for name, tensor in best.part("local").items()}
+        return SiteRecord(server_round=best.server_round, phase=message.phase, tensors=tensors)
+
+    def _load_(
+        self, model: LocalModel, weights: Mapping[str, NDArray[Any]], record: SiteRecord | None
+    ) -> None:
+        if set(weights) != set(model.shared):
+            odd = sorted(set(weights).symmetric_difference(model.shared))
+            raise WireError(f"the weights lack or add tensors: {', '.join(odd[:5])}")
+        put_tensors_(model.network, weights)
+        local = record.part("local") if record is not None else {}
+        kept = {name: tensor.numpy() for name, tensor in local.items()}
+        put_tensors_(model.network, kept or model.initial_local)
+
+    def _train_(
+        self, model: LocalModel, message: TrainInstruction, before: SiteRecord | None
+    ) -> RoundOutcome:
+        plan = message.plan
+        if len(message.alpha) != len(model.network.tap_names):
+            raise WireError(f"α has {len(message.alpha)} entries, not one for each tap")
+        measured = message.phase == 2 and plan.effective_loss != "seg"
+        exchanged = measured and plan.effective_loss == "fd+exch"
+        if exchanged and self._exchange is None:
+            raise RefusedByPolicy(f"the plan exchanges prototypes; {self.name} has no exchange")
+        request = LocalRound(
+            plan=plan,
+            run_id=message.run_id,
+            server_round=message.server_round,
+            attempt=message.attempt,
+            alpha=message.alpha if measured else None,
+            exchange=self._exchange if exchanged else None,
+            cotangent_scale=message.total_examples / model.images.counts.train,
+        )
+        return train_round_(
+            model.network,
+            model.images,
+            request,
+            optimizer_state=before.part("optimizer") if before is not None else None,
+            on_step=self._step_callback(message),
+        )
+
+    def _step_callback(self, message: TrainInstruction) -> Callable[[int], None] | None:
+        told = self._on_step
+        if told is None:
+            return None
+        return lambda done: told(message.server_round, done, message.plan.steps_per_round)
+
+    def _keep(self, model: LocalModel, message: TrainInstruction, outcome: RoundOutcome) -> None:
+        state = model.network.state_dict()
+        tensors = {f"optimizer.{n}": t for n, t in outcome.optimizer_state.items()}
+        tensors |= {f"local.{name}": state[name].cpu().clone() for name in model.local}
+        record = SiteRecord(server_round=message.server_round, phase=message.phase, tensors=tensors)
+        self._store.save(message.run_id, record)
+        self._store.prune(message.run_id, keep=(message.best_round,))
+
+    @staticmethod
+    def _dtype(plan: RunPlan) -> torch.dtype:
+        return torch.float64 if plan.precision == "fp64" else torch.float32

@@ -1,0 +1,281 @@
+"""The round loop: asks the sites through Flower, folds their answers, keeps what is complete.
+
+Flower's own loop cannot resume, waits in steps of three seconds and holds every reply at once;
+this one polls a reply at a time, in the plan's order of sites, so that memory is one reply and the
+sum is reproducible, and it saves the state after every round.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from fdfed.errors import ConnectionFailed, QuorumNotMet, WireError
+from fdfed.wire import EvaluateInstruction, EvaluateResult, Part, Prepare, Prepared
+from fdfed_server.hub import ExchangeHub
+from fdfed_server.observer import Observer
+from fdfed_server.run_state import GlobalModel, RunState, save_state
+from fdfed_server.strategy import SiteReply, Strategy, TrainedRound
+
+_GRACE_SECONDS: Final = 10.0
+"""How long a round waits for a site that has just gone before it begins without it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOutcome:
+    """A finished run."""
+
+    state: RunState
+    sites: Mapping[str, Prepared]
+    test: Mapping[str, EvaluateResult]
+
+
+class RoundLoop:
+    """Drives one run from its current state to its end.
+
+    Args:
+        nodes: the node id of each site that is online now, by the site's name.
+        folder: where the state is kept after every round; None keeps nothing.
+        poll_seconds: pause between two looks for a reply or a site.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        hub: ExchangeHub,
+        *,
+        nodes: Callable[[Grid], Mapping[str, int]],
+        folder: Path | None,
+        observer: Observer | None = None,
+        poll_seconds: float = 0.05,
+    ) -> None:
+        self._strategy = strategy
+        self._hub = hub
+        self._nodes = nodes
+        self._folder = folder
+        self._observer = observer or Observer()
+        self._poll_seconds = poll_seconds
+        self._prepared: dict[str, Prepared] = {}
+
+    def run(self, grid: Grid, state: RunState) -> RunOutcome:
+        """Trains the remaining rounds, then scores the final model on the test parts.
+
+        Raises:
+            QuorumNotMet: if a round fails in every attempt. The last complete round is on disk.
+            ConnectionFailed: if too few sites accept the plan.
+        """
+        plan = self._strategy.plan
+        self._observer.run_started(plan, state.completed_rounds)
+        self._join(grid, state, needed=len(plan.sites))
+        while not state.finished:
+            state = self._round(grid, state)
+            if self._folder is not None:
+                save_state(self._folder, state)
+            self._observer.round_finished(state.history[-1])
+        test = self._test(grid, state)
+        self._observer.test_finished(test)
+        return RunOutcome(state=state, sites=dict(self._prepared), test=test)
+
+    def _round(self, grid: Grid, state: RunState) -> RunState:
+        server_round, began = state.completed_rounds + 1, time.perf_counter()
+        plan = self._strategy.plan
+        for attempt in range(1, plan.attempts + 1):
+            self._observer.round_started(server_round, plan.phase(server_round), attempt)
+            nodes = self._online(grid, state)
+            try:
+                trained = self._train(grid, state, server_round, attempt, nodes)
+            except QuorumNotMet as err:
+                self._observer.attempt_failed(server_round, attempt, str(err))
+                if attempt == plan.attempts:
+                    raise
+                continue
+            evaluations = self._evaluate(grid, state, trained.model, server_round, nodes)
+            seconds = time.perf_counter() - began
+            return self._strategy.conclude(state, trained, evaluations, seconds=seconds)
+        raise QuorumNotMet(f"round {server_round} was given no attempt")  # pragma: no cover
+
+    def _train(
+        self,
+        grid: Grid,
+        state: RunState,
+        server_round: int,
+        attempt: int,
+        nodes: Mapping[str, int],
+    ) -> TrainedRound:
+        examples = {site: self._prepared[site].num_train for site in nodes}
+        instructions = self._strategy.configure_train(state, server_round, attempt, examples)
+        records = {site: instruction.to_record() for site, instruction in instructions.items()}
+        with self._exchange_round(state, server_round, attempt, tuple(nodes)):
+            replies = self._ask(grid, nodes, records, kind="train", group=server_round)
+            return self._strategy.aggregate_train(
+                state, server_round, attempt, examples, self._observed(replies, server_round)
+            )
+
+    def _observed(self, replies: Iterator[SiteReply], server_round: int) -> Iterator[SiteReply]:
+        for reply in replies:
+            self._observer.site_answered(reply.site, server_round, reply.failure)
+            yield reply
+
+    def _evaluate(
+        self,
+        grid: Grid,
+        state: RunState,
+        model: GlobalModel,
+        server_round: int,
+        nodes: Mapping[str, int],
+    ) -> dict[str, EvaluateResult]:
+        instruction = self._strategy.configure_evaluate(state, model, server_round, "validation")
+        return self._score(grid, state, dict.fromkeys(nodes, instruction), nodes, "validation")
+
+    def _test(self, grid: Grid, state: RunState) -> dict[str, EvaluateResult]:
+        nodes = self._online(grid, state)
+        instructions = self._strategy.configure_test(state)
+        asked = {site: instructions[site] for site in nodes}
+        return self._score(grid, state, asked, nodes, "test")
+
+    def _score(
+        self,
+        grid: Grid,
+        state: RunState,
+        instructions: Mapping[str, EvaluateInstruction],
+        nodes: Mapping[str, int],
+        part: Part,
+    ) -> dict[str, EvaluateResult]:
+        # One record for all sites that get the same instruction: the weights are encoded once.
+        encoded: dict[int, RecordDict] = {}
+        for instruction in instructions.values():
+            encoded.setdefault(id(instruction), instruction.to_record())
+        records = {site: encoded[id(instructions[site])] for site in nodes}
+        replies = self._ask(grid, nodes, records, kind="evaluate", group=state.completed_rounds)
+        results: dict[str, EvaluateResult] = {}
+        for reply in replies:
+            asked = instructions[reply.site]
+            results |= self._strategy.aggregate_evaluate(
+                state.run_id, asked.server_round, part, [reply]
+            )
+        return results
+
+    @contextmanager
+    def _exchange_round(
+        self, state: RunState, server_round: int, attempt: int, sites: Sequence[str]
+    ) -> Iterator[None]:
+        plan = self._strategy.plan
+        if not self._strategy.has_exchange or plan.phase(server_round) == 1:
+            yield
+            return
+        self._hub.open_round(
+            state.run_id,
+            server_round,
+            attempt,
+            sites=sites,
+            layout=self._strategy.layout,
+            steps=plan.steps_per_round,
+            deadline_seconds=plan.exchange.deadline_seconds,
+            max_missed_steps=plan.exchange.max_missed_steps,
+            dtype=np.dtype(np.float64 if plan.precision == "fp64" else np.float32),
+        )
+        try:
+            yield
+        finally:
+            self._hub.close_round()
+
+    def _online(self, grid: Grid, state: RunState) -> dict[str, int]:
+        """The sites of this round, prepared, in the plan's order; waits until they are a quorum."""
+        plan = self._strategy.plan
+        waited_until = time.monotonic() + _GRACE_SECONDS
+        while time.monotonic() < waited_until and len(self._present(grid)) < len(plan.sites):
+            time.sleep(self._poll_seconds)
+        return self._join(grid, state, needed=plan.quorum_of(len(plan.sites)))
+
+    def _join(self, grid: Grid, state: RunState, *, needed: int) -> dict[str, int]:
+        """Waits for `needed` sites, and has each that is new count its images."""
+        told: tuple[str, ...] = ()
+        while True:
+            nodes = self._present(grid)
+            missing = tuple(site for site in self._strategy.plan.sites if site not in nodes)
+            if missing != told:
+                told = missing
+                self._observer.waiting_for(missing)
+            if len(nodes) >= needed:
+                break
+            time.sleep(self._poll_seconds)
+        new = {site: node for site, node in nodes.items() if site not in self._prepared}
+        refusals = self._prepare(grid, state, new)
+        ready = {site: node for site, node in nodes.items() if site in self._prepared}
+        quorum = self._strategy.plan.quorum_of(len(self._strategy.plan.sites))
+        if len(ready) < quorum:
+            raise ConnectionFailed(
+                f"{len(ready)} site(s) accepted the plan, {quorum} are needed. "
+                + "; ".join(f"{site}: {why}" for site, why in refusals.items())
+                + ". The log of that site's agent says more; start the coordinator again when it "
+                "is solved."
+            )
+        return ready
+
+    def _present(self, grid: Grid) -> dict[str, int]:
+        online = self._nodes(grid)
+        return {site: online[site] for site in self._strategy.plan.sites if site in online}
+
+    def _prepare(self, grid: Grid, state: RunState, nodes: Mapping[str, int]) -> dict[str, str]:
+        record = Prepare(plan=self._strategy.plan, run_id=state.run_id).to_record()
+        records = dict.fromkeys(nodes, record)
+        refusals: dict[str, str] = {}
+        for reply in self._ask(grid, nodes, records, kind="query.prepare", group=0):
+            try:
+                prepared = self._check_prepared(reply)
+            except WireError as err:
+                refusals[reply.site] = str(err)
+                continue
+            self._prepared[reply.site] = prepared
+            self._observer.site_prepared(prepared)
+        return refusals
+
+    def _check_prepared(self, reply: SiteReply) -> Prepared:
+        if reply.record is None:
+            raise WireError(reply.failure)
+        prepared = Prepared.from_record(reply.record)
+        if prepared.site != reply.site:
+            raise WireError(f"it calls itself {prepared.site!r}, but its key belongs to this site")
+        if prepared.phantoms != self._strategy.plan.phantoms:
+            raise WireError("its images are phantoms and the plan's are not, or the reverse")
+        if prepared.num_train < 1:
+            raise WireError("it has no training image")
+        return prepared
+
+    def _ask(
+        self,
+        grid: Grid,
+        nodes: Mapping[str, int],
+        records: Mapping[str, RecordDict],
+        *,
+        kind: str,
+        group: int,
+    ) -> Iterator[SiteReply]:
+        """Sends each site its record; yields the replies in the order of `nodes`, one at a time."""
+        messages = [
+            Message(records[site], dst_node_id=node, message_type=kind, group_id=str(group))
+            for site, node in nodes.items()
+        ]
+        ids = dict(zip(nodes, grid.push_messages(messages), strict=True))
+        deadline = time.monotonic() + self._strategy.plan.round_deadline_seconds
+        for site, message_id in ids.items():
+            yield self._await_reply(grid, site, message_id, deadline)
+
+    def _await_reply(self, grid: Grid, site: str, message_id: str, deadline: float) -> SiteReply:
+        while True:
+            for message in grid.pull_messages([message_id]):
+                if message.has_error():
+                    reason = message.error.reason or f"Flower error {message.error.code}"
+                    return SiteReply(site=site, record=None, failure=reason)
+                return SiteReply(site=site, record=message.content)
+            if time.monotonic() > deadline:
+                return SiteReply(site=site, record=None, failure="no reply before the deadline")
+            time.sleep(self._poll_seconds)
