@@ -27,7 +27,7 @@ can overflow what the others get back, not even in fp32."""
 MAX_RUN_ID: Final = 128
 MAX_COUNTER: Final = 2**31 - 1
 
-_TYPES: Final = {
+_TYPES: Final[dict[np.dtype[Any], pb.ElementType]] = {
     np.dtype("<f4"): pb.ELEMENT_TYPE_FLOAT32,
     np.dtype("<f8"): pb.ELEMENT_TYPE_FLOAT64,
 }
