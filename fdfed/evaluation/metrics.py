@@ -14,7 +14,8 @@ from typing import Final, Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from monai.metrics import compute_dice, compute_iou
+from monai.metrics.meandice import compute_dice
+from monai.metrics.meaniou import compute_iou
 from torch import Tensor
 
 from fdfed.errors import InvalidInput

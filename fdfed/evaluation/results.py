@@ -15,7 +15,7 @@ import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from fdfed.evaluation.metrics import Aggregate
 
@@ -123,11 +123,7 @@ class RoundRecord:
     @property
     def mean_val_dice(self) -> float | None:
         """Unweighted mean over the sites that reported a validation Dice; NaN is no report."""
-        known = [
-            record.val_dice
-            for record in self.sites.values()
-            if record.val_dice is not None and not math.isnan(record.val_dice)
-        ]
+        known = [record.val_dice for record in self.sites.values() if is_known(record.val_dice)]
         return sum(known) / len(known) if known else None
 
 
@@ -205,6 +201,11 @@ class RunResults:
     """The round whose weights the model file holds."""
     final_model: str | None = None
     """The model file's name, beside `results.json`."""
+
+
+def is_known(value: float | None) -> TypeGuard[float]:
+    """Whether a measured value exists; NaN stands for one that does not, as `None` does."""
+    return value is not None and math.isfinite(value)
 
 
 def library_versions() -> dict[str, str]:

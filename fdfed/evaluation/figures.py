@@ -1,0 +1,246 @@
+"""The figures of a run report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from matplotlib.axes import Axes
+
+from fdfed.evaluation.figure_style import INK, SERIES, Picture, picture, series_look
+from fdfed.evaluation.results import ImageRow, RoundRecord, RunResults, SiteRound, is_known
+
+_MAX_MARKERS: Final = 12
+
+
+def validation_dice(results: RunResults) -> Picture | None:
+    """Validation Dice by site over rounds, the switch of phase and the best round marked."""
+    known = [record for record in results.rounds if record.mean_val_dice is not None]
+    if not known:
+        return None
+    best = next((record for record in known if record.round == results.best_round), None)
+
+    def draw(axes: Axes) -> None:
+        _lines_by_site(axes, results.rounds, lambda row: row.val_dice)
+        _mark_phases(axes, results.rounds)
+        axes.set(ylim=(0, 1.02), ylabel="validation Dice")
+        if best is not None and best.mean_val_dice is not None:
+            label = f"best round ({best.round})"
+            axes.plot(best.round, best.mean_val_dice, "*", color=INK, markersize=13, label=label)
+
+    alt = "Validation Dice by round. " + _story(results.rounds, lambda row: row.val_dice)
+    caption = "Mean validation Dice of each round's aggregated model at each site."
+    if best is not None:
+        alt += f" Best round: {best.round}, mean over sites {best.mean_val_dice:.3f}."
+        caption += " The star is the round with the best unweighted mean over sites."
+    return picture("validation", draw, caption, alt)
+
+
+def loss_by_site(results: RunResults, kind: str) -> Picture | None:
+    """Training loss `kind` (`loss_seg` or `loss_fd`) by site over rounds."""
+
+    def value(row: SiteRound) -> float | None:
+        return row.loss_seg if kind == "loss_seg" else row.loss_fd
+
+    if not any(is_known(value(row)) for r in results.rounds for row in r.sites.values()):
+        return None
+    words = {
+        "loss_seg": (
+            "segmentation loss",
+            "Segmentation loss (Dice and cross-entropy), mean over steps.",
+        ),
+        "loss_fd": (
+            "discrepancy loss (nats)",
+            "Feature-discrepancy loss, mean over taps and steps.",
+        ),
+    }
+    label, caption = words[kind]
+
+    def draw(axes: Axes) -> None:
+        _lines_by_site(axes, results.rounds, value)
+        _mark_phases(axes, results.rounds)
+        axes.set(ylabel=label)
+
+    alt = f"{caption[:-1]}, by round. {_story(results.rounds, value)}"
+    return picture(kind.replace("_", "-"), draw, caption, alt)
+
+
+def alpha_by_tap(results: RunResults) -> Picture | None:
+    """α of each tap over rounds, as a map: taps from top to bottom as data flows."""
+    taps = tap_order(results)
+    if not any(value > 0 for record in results.rounds for value in record.alpha.values()):
+        return None
+    rounds = [record.round for record in results.rounds]
+    # NaN is left blank: α = 0 of phase 1 is no measurement.
+    grid = [
+        [math.nan if r.phase == 1 else r.alpha.get(tap, math.nan) for r in results.rounds]
+        for tap in taps
+    ]
+
+    def draw(axes: Axes) -> None:
+        extent = (rounds[0] - 0.5, rounds[-1] + 0.5, len(taps) - 0.5, -0.5)
+        image = axes.imshow(
+            grid, aspect="auto", interpolation="none", cmap="cividis", vmin=0, extent=extent
+        )
+        axes.set_yticks(range(len(taps)), taps)
+        axes.grid(visible=False)
+        _mark_phases(axes, results.rounds)
+        bar = axes.figure.colorbar(image, ax=axes, pad=0.02, fraction=0.06)
+        bar.outline.set_visible(False)
+        bar.set_label("α")
+
+    final = ", ".join(f"{tap} {results.alpha[tap]:.4f}" for tap in taps if tap in results.alpha)
+    return picture(
+        "alpha",
+        draw,
+        "The weight α of each tap by round; blank in phase 1, where it is 0.",
+        f"Map of α by tap and round. At the end: {final}.",
+        height=2.7,
+    )
+
+
+def tap_panels(results: RunResults) -> list[Picture]:
+    """One small panel a tap: its L_fd within sites and its cross-site term, over rounds."""
+    rounds = results.rounds
+    panels = []
+    for number, tap in enumerate(tap_order(results)):
+        losses = [record.losses.get(tap) for record in rounds]
+        fd = [math.nan if loss is None or loss.fd is None else loss.fd for loss in losses]
+        exch = [math.nan if loss is None or loss.exch is None else loss.exch for loss in losses]
+        if all(math.isnan(value) for value in (*fd, *exch)):
+            continue
+        panels.append(_tap_panel(f"tap{number}", tap, rounds, fd, exch))
+    return panels
+
+
+def _tap_panel(
+    name: str,
+    tap: str,
+    rounds: Sequence[RoundRecord],
+    fd: Sequence[float],
+    exch: Sequence[float],
+) -> Picture:
+    numbers = [record.round for record in rounds]
+
+    def draw(axes: Axes) -> None:
+        axes.plot(numbers, fd, color=SERIES[0], linestyle="-", label="within sites")
+        axes.plot(numbers, exch, color=SERIES[1], linestyle="--", label="across sites")
+        _mark_phases(axes, rounds, words=False)
+
+    parts = [
+        f"{label} from {_first(values):.2f} to {_first(reversed(values)):.2f}"
+        for label, values in (("within sites", fd), ("across sites", exch))
+        if not all(math.isnan(value) for value in values)
+    ]
+    alt = f"{tap}: loss in nats by round, {'; '.join(parts)}."
+    return picture(name, draw, tap, alt, width=2.5, height=1.65, legend=False)
+
+
+def dice_by_site(results: RunResults, per_image: Sequence[ImageRow]) -> Picture | None:
+    """Test Dice by site: mean and standard deviation, and single images where they are known."""
+    sites = {
+        name: (site.dice, site.dice_sd or 0.0)
+        for name, site in results.sites.items()
+        if is_known(site.dice)
+    }
+    if not sites:
+        return None
+
+    def draw(axes: Axes) -> None:
+        for row, (name, (mean, sd)) in enumerate(sites.items()):
+            colour, _, marker = series_look(list(results.sites).index(name))
+            scores = [i.dice for i in per_image if i.site == name and is_known(i.dice)]
+            # A fixed spread over five lanes, so that equal scores stay apart.
+            lanes = [row + 0.17 + 0.07 * (index % 5) for index in range(len(scores))]
+            axes.plot(scores, lanes, ".", color=colour, alpha=0.55)
+            axes.errorbar(mean, row, xerr=sd, fmt=marker, color=colour, markersize=7, capsize=3)
+        axes.set_yticks(range(len(sites)), sites)
+        axes.set(xlim=(0, 1.02), ylim=(len(sites) - 0.4, -0.5), xlabel="test Dice")
+        axes.grid(visible=False, axis="y")
+        axes.grid(visible=True, axis="x")
+
+    alt = "Test Dice by site: " + "; ".join(
+        f"{name} mean {mean:.3f}, standard deviation {sd:.3f}" for name, (mean, sd) in sites.items()
+    )
+    caption = "Mean and standard deviation over a site's test images"
+    caption += "; each small dot is one image." if per_image else "."
+    height = 0.9 + 0.5 * len(sites)
+    return picture("dice", draw, caption, alt + ".", height=height, legend=False, rounds=False)
+
+
+def seconds_by_round(results: RunResults) -> Picture | None:
+    """Wall-clock seconds of each round."""
+    known = [(r.round, r.seconds) for r in results.rounds if r.seconds is not None]
+    if not known:
+        return None
+    numbers, seconds = zip(*known, strict=True)
+
+    def draw(axes: Axes) -> None:
+        axes.bar(numbers, seconds, color=SERIES[0], width=0.75)
+        _mark_phases(axes, results.rounds)
+        axes.set(ylabel="seconds")
+
+    alt = f"Seconds by round, between {min(seconds):.1f} and {max(seconds):.1f}."
+    return picture("seconds", draw, "Wall-clock time of each round.", alt, height=2.1, legend=False)
+
+
+def _lines_by_site(
+    axes: Axes, rounds: Sequence[RoundRecord], value: Callable[[SiteRound], float | None]
+) -> None:
+    every = max(1, len(rounds) // _MAX_MARKERS)
+    for number, site in enumerate(_sites(rounds)):
+        colour, dashes, marker = series_look(number)
+        known = [value(record.sites.get(site, SiteRound())) for record in rounds]
+        axes.plot(
+            [record.round for record in rounds],
+            [math.nan if v is None else v for v in known],
+            color=colour,
+            linestyle=dashes,
+            marker=marker,
+            markevery=every,
+            label=site,
+        )
+
+
+def _mark_phases(axes: Axes, rounds: Sequence[RoundRecord], *, words: bool = True) -> None:
+    """A line before the first round of phase 2, if there is one."""
+    first = next((record.round for record in rounds if record.phase == 2), None)
+    if first is None:
+        return
+    axes.axvline(first - 0.5, color=INK, linewidth=0.9, linestyle=(0, (2, 2)))
+    if words:
+        axes.annotate(
+            "phase 2 →",
+            (first - 0.5, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 2),
+            textcoords="offset points",
+            fontsize=8,
+        )
+
+
+def _story(rounds: Sequence[RoundRecord], value: Callable[[SiteRound], float | None]) -> str:
+    """First and last value of each site, in words."""
+    parts = []
+    for site in _sites(rounds):
+        found = [(r.round, value(r.sites[site])) for r in rounds if site in r.sites]
+        known = [(number, v) for number, v in found if is_known(v)]
+        if known:
+            (first, start), (last, end) = known[0], known[-1]
+            parts.append(f"{site}: {start:.3f} in round {first}, {end:.3f} in round {last}")
+    return "; ".join(parts) + "."
+
+
+def _sites(rounds: Sequence[RoundRecord]) -> list[str]:
+    return list(dict.fromkeys(site for record in rounds for site in record.sites))
+
+
+def tap_order(results: RunResults) -> list[str]:
+    """Taps in the network's order, as the first round that names them does."""
+    named = (tap for record in results.rounds for tap in (*record.alpha, *record.losses))
+    return list(dict.fromkeys((*results.alpha, *named)))
+
+
+def _first(values: Iterable[float]) -> float:
+    return next(value for value in values if not math.isnan(value))

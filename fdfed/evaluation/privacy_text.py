@@ -1,0 +1,96 @@
+"""What protected a run and what left each site, in sentences that a hospital can check."""
+
+from __future__ import annotations
+
+from fdfed.config import RunPlan
+from fdfed.evaluation.results import RunResults
+
+
+def privacy_statement(results: RunResults) -> str:
+    """Whether the run was differentially private, and what that means."""
+    privacy = results.privacy
+    if privacy.differential_privacy and privacy.epsilon is not None:
+        return (
+            f"Differential privacy: every release together spent ε = {privacy.epsilon:.3g} at "
+            f"δ = {privacy.delta or 0:.1g}."
+        )
+    return (
+        "No differential privacy: no ε is claimed. Weights and prototypes are computed from "
+        "images, and may tell something about them to whoever receives them."
+    )
+
+
+def what_left(results: RunResults, plan: RunPlan) -> list[str]:
+    """Everything that leaves a site in such a run, one sentence each."""
+    privacy = results.privacy
+    if plan.strategy == "pooled":
+        return [
+            "Images and masks: this is the pooled reference, which puts all sites' images in one "
+            "place. It is what a federation avoids, and serves as a comparison only."
+        ]
+    scores = (
+        "Validation and test scores: number, mean, standard deviation and quartiles"
+        f"{f', over {privacy.min_count} images or more' if privacy.min_count > 1 else ''}; and the "
+        "counts of training, validation and test images."
+    )
+    if plan.strategy == "local":
+        return [scores]
+    left = [_weights(results), scores]
+    if plan.effective_loss != "seg":
+        left.append("Losses, and a proposal for the weight α of each tap, once a round.")
+    if plan.effective_loss == "fd+exch":
+        left.append(_prototypes(results))
+        if len(results.sites) == 2:
+            left.append(
+                "With two sites the answer to a site's prototypes depends on one peer alone, so "
+                "it tells that site the peer's prototypes. With three or more it does not."
+            )
+    return left
+
+
+def what_stayed(plan: RunPlan) -> str:
+    """What has no way out of a site."""
+    if plan.strategy == "pooled":
+        return "Nothing: the images were pooled."
+    stayed = "Images, masks, predictions, the scores of single images and file names"
+    if plan.strategy == "local":
+        stayed += ", and the weights"
+    if plan.strategy == "fedbn":
+        stayed += ", and the normalisation layers with their running statistics"
+    return stayed + "."
+
+
+def setting(results: RunResults) -> str:
+    """How the messages travelled."""
+    transport = results.privacy.transport
+    if transport == "in one process":
+        return (
+            "This was a simulation in one process: nothing travelled over a network. The list is "
+            "what would leave each site in the same run between hospitals."
+        )
+    return f"Messages travelled over {transport}."
+
+
+def _weights(results: RunResults) -> str:
+    if results.privacy.secure_aggregation:
+        return (
+            "The network's weights after each round, under masks that cancel in the sum: the "
+            "coordinator sees the sum over sites, not one site's weights."
+        )
+    return "The network's weights after each round; the coordinator sees each site's own."
+
+
+def _prototypes(results: RunResults) -> str:
+    privacy = results.privacy
+    sentence = (
+        "In phase 2, with each step: the mean foreground and the mean background feature vector "
+        "of the batch at each tap (prototypes)"
+    )
+    if privacy.blinded:
+        sentence += (
+            ", turned and shifted by a secret that the sites share and the coordinator lacks: it "
+            "learns their distances, not the prototypes"
+        )
+    else:
+        sentence += ", readable by the coordinator"
+    return sentence + (" (encrypted from site to coordinator)." if privacy.sealed else ".")
