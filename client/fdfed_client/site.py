@@ -183,11 +183,17 @@ class Site:
         return tuple(scores)
 
     @torch.no_grad()
-    def predict(self, part: Part) -> Iterator[tuple[Tensor, Tensor, Tensor, tuple[str, ...]]]:
-        """Image, mask, logits and names, batch by batch, on the CPU in fp32."""
+    def predict(
+        self, part: Part, *, images: Images | None = None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, tuple[str, ...]]]:
+        """Image, mask, logits and names, batch by batch, on the CPU in fp32.
+
+        Args:
+            images: other images than the site's own, for a simulation that pools sites.
+        """
         model = self._current()
         model.network.eval()
-        for image, mask, names in model.images.evaluation_batches(part):
+        for image, mask, names in (images or model.images).evaluation_batches(part):
             with autocast(model.plan.precision, self.device):
                 logits = model.network(image.to(self.device, self._dtype(model.plan)))
             yield image, mask, logits.float().cpu(), names

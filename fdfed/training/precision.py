@@ -14,7 +14,7 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     """The context for the forward pass: bf16 where the device has it, else fp16, or nothing."""
     if precision != "amp":
         return nullcontext()
-    return torch.autocast(device.type, dtype=_amp_dtype(device))  # type: ignore[return-value]
+    return torch.autocast(device.type, dtype=_amp_dtype(device))
 
 
 def gradient_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:

@@ -70,7 +70,7 @@ class SiteStore:
         path = self._run_folder(run_id) / f"round-{server_round:06d}.safetensors"
         if not path.exists():
             return None
-        with safetensors.safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safetensors.safe_open(path, framework="pt") as file:
             phase = int((file.metadata() or {})["phase"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return SiteRecord(server_round=server_round, phase=phase, tensors=tensors)

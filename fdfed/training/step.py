@@ -125,10 +125,10 @@ def _swap(
     plan: RunPlan,
     layout: TapLayout,
 ) -> CotangentFrame | None:
-    dtype = np.float64 if plan.precision == "fp64" else np.float32
+    values = prototypes.detach().cpu().numpy()
     frame = PrototypeFrame(
         key=remote.key,
-        vector=prototypes.detach().cpu().numpy().astype(dtype),
+        vector=values.astype(np.float64 if plan.precision == "fp64" else np.float32),
         valid=valid.cpu().numpy(),
     )
     reply = remote.exchange.swap(frame)

@@ -1,0 +1,47 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer, pip and make: the environment
+# is built on first use in .venv, from the versions in constraints.txt.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+
+.PHONY: demo test check format proto benchmark clean
+
+demo: $(READY) ## a two-site federation on phantoms, with a report
+	$(BIN)/fdfed simulate --sites tnbc,monuseg --rounds 14 --steps 10 --size 64 --width 8 \
+	    --seed 0 --out runs/demo
+
+test: $(READY) ## the test suite
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+check: $(READY) ## static checks: format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	PYTHONPATH=.:server:client $(BIN)/lint-imports
+
+shapes: $(READY) ## the unit tests again, with every annotated tensor shape checked
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/unit -m "not bad_input" \
+	    -p jaxtyping --jaxtyping-packages=fdfed,beartype.beartype
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+benchmark: $(READY) ## tables of ratios; nothing is asserted by the clock
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_exchange.py
+
+proto: $(READY) ## regenerates fdfed/exchange/exchange_pb2*.py
+	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. \
+	    fdfed/exchange/exchange.proto
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fdfed needs Python 3.11 or newer; run make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,47 @@
+"""Assembles the command `fdfed`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from fdfed import __version__
+from fdfed.cli.predict import predict
+from fdfed.cli.simulate import simulate
+from fdfed.terminal import run_command
+
+app = typer.Typer(
+    help="Federated segmentation of medical images: hospitals share prototypes, never images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(simulate)
+app.command()(predict)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"fdfed {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Federated segmentation of medical images: hospitals share prototypes, never images.
+
+    Try it on built-in phantoms: fdfed simulate --sites tnbc,monuseg --rounds 6 --out runs/first
+    """
+
+
+def main() -> None:
+    """The entry point of the command."""
+    sys.exit(run_command(app))

@@ -1,0 +1,101 @@
+"""A run as a person wants to watch it: one bar for the rounds, one for each site's steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from fdfed.config import RunPlan
+from fdfed.evaluation.results import RoundRecord
+from fdfed.wire import EvaluateResult, Prepared
+from fdfed_server.observer import Observer
+
+
+class ProgressBars(Observer):
+    """Shows a run on a terminal; without a terminal, prints a line a round."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description:<14}"),
+            BarColumn(bar_width=32),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._rounds = self._bars.add_task("rounds", total=None, note="", visible=False)
+        self._sites: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def loaded(self, site: str, done: int, total: int) -> None:
+        """A site has read `done` of its images."""
+        bar = self._site(site)
+        self._bars.update(bar, completed=done, total=total, note="reading images")
+
+    def step_done(self, site: str, server_round: int, done: int, total: int) -> None:
+        """A site has made `done` steps of the round."""
+        self._bars.update(
+            self._site(site), completed=done, total=total, note=f"steps of round {server_round}"
+        )
+
+    def run_started(self, plan: RunPlan, completed_rounds: int) -> None:
+        if completed_rounds:
+            self._console.print(f"Resuming after round {completed_rounds} of {plan.rounds}.")
+        self._bars.update(self._rounds, total=plan.rounds, completed=completed_rounds, visible=True)
+
+    def waiting_for(self, sites: Sequence[str]) -> None:
+        if sites:
+            self._console.print(f"Waiting for {', '.join(sites)} …")
+
+    def site_prepared(self, prepared: Prepared) -> None:
+        kind = " phantoms" if prepared.phantoms else ""
+        self._console.print(
+            f"{prepared.site}: {prepared.num_train} training, {prepared.num_validation} "
+            f"validation, {prepared.num_test} test{kind}"
+        )
+
+    def attempt_failed(self, server_round: int, attempt: int, reason: str) -> None:
+        self._console.print(f"[yellow]{reason}[/yellow]", highlight=False)
+
+    def round_finished(self, record: RoundRecord) -> None:
+        score = record.mean_val_dice
+        note = f"phase {record.phase}" + ("" if score is None else f"  validation Dice {score:.3f}")
+        self._bars.update(self._rounds, completed=record.round, note=note)
+        for site, entry in record.sites.items():
+            if entry.refused is not None:
+                self._console.print(f"[yellow]{site} was left out: {entry.refused}[/yellow]")
+        if not self._console.is_terminal:
+            self._console.print(f"round {record.round}  {note}", highlight=False)
+
+    def test_finished(self, results: Mapping[str, EvaluateResult]) -> None:
+        for bar in self._sites.values():
+            self._bars.update(bar, visible=False)
+
+    def _site(self, site: str) -> TaskID:
+        if site not in self._sites:
+            self._sites[site] = self._bars.add_task(site, total=None, note="")
+        return self._sites[site]

@@ -1,0 +1,253 @@
+"""A federation in one process: the objects of the deployment, wired without a network."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from fdfed.config import RunPlan
+from fdfed.data import SiteData, open_site, pool_sites, write_phantoms
+from fdfed.errors import InvalidInput
+from fdfed.evaluation.case_pictures import CaseView
+from fdfed.evaluation.metrics import ImageScore, aggregate, image_scores
+from fdfed.evaluation.report import write_report
+from fdfed.evaluation.results import RunResults, SiteResult
+from fdfed.evaluation.results_files import write_images_csv, write_results
+from fdfed.training.model_file import save_model
+from fdfed.training.site_state import SiteStore
+from fdfed_client.app import build_client_app
+from fdfed_client.local_results import case_views, image_rows
+from fdfed_client.site import Site
+from fdfed_server.hub import ExchangeHub
+from fdfed_server.in_process import InProcessExchange
+from fdfed_server.observer import Observer
+from fdfed_server.outputs import model_header, results_of, write_run
+from fdfed_server.rounds import RoundLoop, RunOutcome
+from fdfed_server.run_state import RunState, load_state
+from fdfed_server.strategy import Strategy
+
+from fdfed.simulation.grid import Fault, InProcessGrid
+
+POOLED: Final = "pooled"
+_KEEPS_TENSORS: Final = ("local", "fedbn")
+_PHANTOM_IMAGES: Final = 40
+_POLL_SECONDS: Final = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a simulation reports; every entry may be left out."""
+
+    observer: Observer = field(default_factory=Observer)
+    on_step: Callable[[str, int, int, int], None] | None = None
+    """Told (site, server_round, steps done, steps of the round)."""
+    on_load: Callable[[str, int, int], None] | None = None
+    """Told (site, images read, images of the site)."""
+
+
+def simulate(
+    plan: RunPlan,
+    *,
+    data: Path | None,
+    out: Path,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+    faults: Mapping[str, Fault] | None = None,
+) -> RunResults:
+    """Runs the plan's sites in one process and writes results, model, tables and report to `out`.
+
+    A run that was interrupted goes on after its last complete round when it is started again with
+    the same plan and folder.
+
+    Args:
+        data: folder with one folder per site; None makes phantoms of the named sites.
+        faults: by site, for tests: which messages meet a dead node.
+
+    Raises:
+        DataError: with all findings of a site, before any training.
+        InvalidInput: if `out` belongs to another run.
+    """
+    progress = progress or Progress()
+    plan = plan.model_copy(update={"phantoms": data is None})
+    if not plan.sites:
+        raise InvalidInput("a simulation needs at least one site; name them with --sites a,b")
+    opened = _open_all(plan, data or _phantoms(plan, out), progress)
+    runner = _Runner(plan, out, opened, device or torch.device("cpu"), progress)
+    outcome = runner.run(faults or {})
+    results = runner.results(outcome)
+    runner.write(outcome, results)
+    return results
+
+
+def _open_all(plan: RunPlan, data: Path, progress: Progress) -> dict[str, SiteData]:
+    return {site: _open(plan, data, site, progress) for site in plan.sites}
+
+
+def _open(plan: RunPlan, data: Path, site: str, progress: Progress) -> SiteData:
+    told = progress.on_load
+    return open_site(
+        site,
+        data,
+        size=plan.size,
+        in_channels=plan.in_channels,
+        seed=plan.seed,
+        batch_size=plan.batch_size,
+        augment=plan.augment,
+        progress=None if told is None else lambda done, total: told(site, done, total),
+    )
+
+
+def _phantoms(plan: RunPlan, out: Path) -> Path:
+    folder = out / "phantoms"
+    for site in plan.sites:
+        if not (folder / site).exists():
+            write_phantoms(folder, site, images=_PHANTOM_IMAGES, size=plan.size, seed=plan.seed)
+    return folder
+
+
+class _Runner:
+    """One simulation: its sites, its coordinator, and what is made of their outcome."""
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        out: Path,
+        data: Mapping[str, SiteData],
+        device: torch.device,
+        progress: Progress,
+    ) -> None:
+        self._plan = plan
+        self._out = out
+        self._data = data
+        self._device = device
+        self._progress = progress
+        self._run_plan = self._federated_plan()
+        self._strategy = Strategy(self._run_plan)
+        self._hub = ExchangeHub(self._strategy.cross_site_terms)
+        self._sites = {name: self._site(name) for name in self._run_plan.sites}
+
+    def _federated_plan(self) -> RunPlan:
+        """The plan that is really run: pooled training is a federation of one site that holds all
+        images and makes the steps of all sites."""
+        plan = self._plan
+        if plan.strategy != "pooled":
+            return plan
+        steps = plan.steps_per_round * len(plan.sites)
+        return plan.model_copy(
+            update={"sites": (POOLED,), "steps_per_round": steps, "quorum": None}
+        )
+
+    def _images(self, name: str) -> SiteData:
+        return pool_sites(list(self._data.values())) if name == POOLED else self._data[name]
+
+    def _site(self, name: str) -> Site:
+        images, told = self._images(name), self._progress.on_step
+        return Site(
+            name,
+            lambda _: images,
+            SiteStore(self._out / "state" / "sites" / name),
+            device=self._device,
+            exchange=InProcessExchange(self._hub, name),
+            on_step=None if told is None else lambda *step: told(name, *step),
+        )
+
+    def run(self, faults: Mapping[str, Fault]) -> RunOutcome:
+        folder = self._out / "state" / "run"
+        state = self._resume(folder)
+        apps = {name: build_client_app(site) for name, site in self._sites.items()}
+        with _closing(InProcessGrid(apps, faults=faults), self._hub) as grid:
+            loop = RoundLoop(
+                self._strategy,
+                self._hub,
+                nodes=lambda _: grid.nodes_by_site(),
+                folder=folder,
+                observer=self._progress.observer,
+                poll_seconds=_POLL_SECONDS,
+            )
+            return loop.run(grid, state)
+
+    def _resume(self, folder: Path) -> RunState:
+        state = load_state(folder)
+        if state is None:
+            # Equal plans are equal runs here, so a plan's digest can name its run.
+            return self._strategy.initial_state(self._run_plan.digest[:32])
+        if state.plan != self._run_plan:
+            differing = [
+                key
+                for key in type(state.plan).model_fields
+                if getattr(state.plan, key) != getattr(self._run_plan, key)
+            ]
+            raise InvalidInput(
+                f"{self._out} holds another run (it differs in {', '.join(differing)}); give "
+                "another --out, or remove that folder"
+            )
+        return state
+
+    def results(self, outcome: RunOutcome) -> RunResults:
+        results = results_of(outcome, transport="in one process")
+        results = replace(results, config=self._plan.model_dump(mode="json"))
+        if self._plan.strategy == "pooled":
+            return replace(results, sites=self._pooled_results())
+        return results
+
+    def _pooled_results(self) -> dict[str, SiteResult]:
+        results = {}
+        for name, data in self._data.items():
+            scores, counts = self._scores(name), data.counts
+            dice, iou = (
+                aggregate((getattr(s, key) for s in scores), min_count=self._plan.min_count)
+                for key in ("dice", "iou")
+            )
+            results[name] = SiteResult.of(
+                dice,
+                iou,
+                n_train=counts.train,
+                n_val=counts.validation,
+                n_test=counts.test,
+            )
+        return results
+
+    def write(self, outcome: RunOutcome, results: RunResults) -> None:
+        """The coordinator's files, and what only a simulation may add: images and their scores."""
+        out = self._out
+        write_run(out, outcome, results)
+        rows = [row for name in self._data for row in image_rows(name, self._scores(name))]
+        write_results(out / "results.json", results, per_image=rows)
+        write_images_csv(out / "images.csv", rows)
+        cases = [view for name in self._data for view in self._views(name)]
+        write_report(out / "report.html", results, cases=cases, per_image=rows)
+        if self._plan.strategy in _KEEPS_TENSORS:
+            for name, site in self._sites.items():
+                header = model_header(outcome.state, results)
+                header = header.model_copy(update={"site": name})
+                path = out / "models" / f"{name}.safetensors"
+                save_model(path, site.network.state_dict(), header)
+
+    def _scores(self, name: str) -> tuple[ImageScore, ...]:
+        """The test scores of one site's images under the model that this site would use."""
+        if name in self._sites:
+            return self._sites[name].image_scores
+        site = self._sites[POOLED]
+        scores: list[ImageScore] = []
+        for _, mask, logits, names in site.predict("test", images=self._data[name]):
+            scores += image_scores(logits, mask, names)
+        return tuple(scores)
+
+    def _views(self, name: str) -> list[CaseView]:
+        site = self._sites.get(name) or self._sites[POOLED]
+        return case_views(name, site.predict("test", images=self._data[name]), self._scores(name))
+
+
+@contextlib.contextmanager
+def _closing(grid: InProcessGrid, hub: ExchangeHub) -> Iterator[InProcessGrid]:
+    try:
+        yield grid
+    finally:
+        # The hub first: it wakes whoever still waits for a peer.
+        hub.close()
+        grid.close()

@@ -1,0 +1,157 @@
+"""The files that a finished run leaves with the coordinator: a model, numbers, a report.
+
+Everything here is an aggregate. Per-image rows and pictures exist only where the images are: at a
+site, and in a simulation, which adds them itself.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from fdfed.config import RunPlan
+from fdfed.evaluation.report import write_report
+from fdfed.evaluation.results import (
+    ExchangeResult,
+    PrivacyResult,
+    RunResults,
+    SiteResult,
+    Traffic,
+    library_versions,
+)
+from fdfed.evaluation.results_files import write_results, write_rounds_csv
+from fdfed.exchange import ExchangeStats
+from fdfed.training.initialise import initial_network
+from fdfed.training.model_file import ModelHeader, SiteDice, save_model
+from fdfed.training.sharing import put_tensors_
+from fdfed.wire import EvaluateResult, Prepared
+from fdfed_server.rounds import RunOutcome
+from fdfed_server.run_state import RunState
+
+MODEL = "model.safetensors"
+
+
+def results_of(outcome: RunOutcome, *, transport: str) -> RunResults:
+    """The run in the form of `results.json`.
+
+    Args:
+        transport: how messages travelled, such as `mTLS`.
+    """
+    state = outcome.state
+    plan = state.plan
+    taps = tuple(state.history[-1].alpha) if state.history else ()
+    return RunResults(
+        sites=site_results(outcome.sites, outcome.test),
+        rounds=state.history,
+        alpha=dict(zip(taps, state.model.alpha.tolist(), strict=True)),
+        exchange=exchange_result(state.exchanges),
+        bytes=Traffic(
+            up=sum(record.bytes.up for record in state.history),
+            down=sum(record.bytes.down for record in state.history),
+        ),
+        seconds={"total": state.seconds},
+        privacy=PrivacyResult(transport=transport, min_count=plan.min_count),
+        config=plan.model_dump(mode="json"),
+        versions=library_versions(),
+        phantoms=plan.phantoms,
+        best_round=state.best.server_round,
+        warm_start_round=_warm_start(state),
+        model_round=state.best.server_round,
+        final_model=MODEL if plan.strategy != "local" else None,
+    )
+
+
+def site_results(
+    sites: Mapping[str, Prepared], test: Mapping[str, EvaluateResult]
+) -> dict[str, SiteResult]:
+    """Each site's test aggregates; empty where it withheld them or did not answer."""
+    results = {}
+    for site, prepared in sites.items():
+        scores = test.get(site)
+        results[site] = SiteResult.of(
+            scores.dice if scores else None,
+            scores.iou if scores else None,
+            n_train=prepared.num_train,
+            n_val=prepared.num_validation,
+            n_test=prepared.num_test,
+        )
+    return results
+
+
+def exchange_result(stats: Sequence[ExchangeStats]) -> ExchangeResult:
+    """All sites and rounds together; the median of their median waits."""
+    answered = sum(entry.answered for entry in stats)
+    waits = [entry for entry in stats if entry.answered]
+    return ExchangeResult(
+        steps=sum(entry.steps for entry in stats),
+        answered=answered,
+        peers_mean=sum(e.peers_mean * e.answered for e in waits) / answered if answered else 0.0,
+        bytes_up=sum(entry.bytes_up for entry in stats),
+        bytes_down=sum(entry.bytes_down for entry in stats),
+        swap_ms_p50=statistics.median(e.swap_ms_p50 for e in waits) if waits else None,
+        swap_ms_p99=max(e.swap_ms_p99 for e in waits) if waits else None,
+    )
+
+
+def write_run(folder: Path, outcome: RunOutcome, results: RunResults) -> None:
+    """`model.safetensors`, `results.json`, `rounds.csv` and `report.html`, each atomically."""
+    state = outcome.state
+    if state.plan.strategy != "local":
+        save_weights(
+            folder / MODEL, state.plan, state.best.model.weights, model_header(state, results)
+        )
+    write_results(folder / "results.json", results)
+    write_rounds_csv(folder / "rounds.csv", state.history)
+    write_report(folder / "report.html", results)
+
+
+def save_weights(
+    path: Path, plan: RunPlan, weights: Mapping[str, NDArray[Any]], header: ModelHeader
+) -> None:
+    """A model file of the plan's network with `weights`; tensors that they lack (FedBN's) keep
+    their initial values."""
+    network = initial_network(plan)
+    put_tensors_(network, weights)
+    save_model(path, network.state_dict(), header)
+
+
+def model_header(state: RunState, results: RunResults) -> ModelHeader:
+    """What `fdfed predict` needs to use the run's model, and the aggregates that vouch for it."""
+    plan = state.plan
+    alpha = dict(zip(results.alpha, state.best.model.alpha.tolist(), strict=True))
+    with torch.device("meta"):
+        taps = initial_network(plan).tap_names
+    return ModelHeader(
+        network=plan.network,
+        width=plan.width,
+        norm=plan.norm,
+        in_channels=plan.in_channels,
+        size=plan.size,
+        taps=taps,
+        alpha=alpha,
+        round=state.best.server_round or None,
+        phantoms=plan.phantoms,
+        dice={
+            site: SiteDice(n=entry.n_scored, mean=entry.dice, sd=entry.dice_sd or 0.0)
+            for site, entry in results.sites.items()
+            if entry.dice is not None and entry.n_scored
+        },
+    )
+
+
+def _warm_start(state: RunState) -> int | None:
+    """The round of phase 1 whose weights phase 2 began with."""
+    plan = state.plan
+    if plan.phase_1_rounds >= plan.rounds or state.completed_rounds <= plan.phase_1_rounds:
+        return None
+    first = [record for record in state.history if record.phase == 1]
+    scored = [record for record in first if record.mean_val_dice is not None]
+    if not scored:
+        return first[-1].round
+    # The newest among equals, as the strategy chooses.
+    return max(scored, key=lambda record: (record.mean_val_dice or 0.0, record.round)).round
