@@ -83,13 +83,12 @@ def _listings(folder: Path) -> tuple[dict[str, str], dict[str, str], list[Findin
 
 def _no_folder(folder: Path) -> Finding:
     parent = folder.parent
-    if (parent / "images").is_dir():
+    if not parent.is_dir():
+        remedy = f"{parent} does not exist either: correct --data"
+    elif (parent / "images").is_dir():
         remedy = f"{parent} looks like a site's own folder: give the folder above it to --data"
     else:
-        try:
-            there = sorted(path.name for path in parent.iterdir() if path.is_dir())
-        except OSError:
-            there = []
+        there = sorted(path.name for path in parent.iterdir() if path.is_dir())
         remedy = (
             f"{parent} holds {', '.join(there) if there else 'no folder'}: name one of these as "
             "the site, or create the folder with images/ and masks/ in it"

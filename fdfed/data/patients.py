@@ -111,11 +111,11 @@ def _fault(
             f"names the image {row.image!r}, which is not in images/",
             "correct the file name (with its suffix), add the file or remove the row",
         )
-    if row.mask is not None and masks.get(stem) != row.mask:
+    there = masks.get(stem)  # an image without any mask is a finding of its own
+    if row.mask is not None and there is not None and there != row.mask:
         return Finding(
             where,
-            f"gives {row.image} the mask {row.mask!r}, but masks/ has "
-            f"{masks.get(stem, 'none of that stem')}",
+            f"gives {row.image} the mask {row.mask!r}, but masks/ has {there} for it",
             "name the mask in masks/ that has the image's stem, or leave the cell empty",
         )
     if not row.patient:

@@ -50,14 +50,6 @@ def read_image(path: Path) -> Float[np.ndarray, "height width channels"]:
         UnusablePicture: if the file is not an image of an accepted kind.
     """
     with _opened(path) as picture:
-        orientation = picture.getexif().get(_EXIF_ORIENTATION, _UPRIGHT)
-        if orientation != _UPRIGHT:
-            raise UnusablePicture(
-                f"carries the EXIF orientation {orientation}, so it is shown turned and stored "
-                "upright, or the reverse; its mask may follow either",
-                "turn the pixels themselves and remove the tag (for instance with "
-                "PIL.ImageOps.exif_transpose), then compare with the mask",
-            )
         levels, white = _image_levels(picture)
     levels = np.atleast_3d(levels)
     if levels.shape[2] == 3 and _is_grey(levels):
@@ -115,18 +107,26 @@ def _opened(path: Path, *, decode: bool = True) -> Iterator[Image.Image]:
             "export it again as PNG, JPEG, TIFF or BMP, or remove it",
         ) from err
     with picture:
-        frames = getattr(picture, "n_frames", 1)
-        if frames > 1 and picture.format == "TIFF":
-            raise UnusablePicture(
-                f"holds {frames} pictures", "export each frame as a file of its own"
-            )
-        if decode:
-            try:
+        try:
+            frames = getattr(picture, "n_frames", 1)
+            orientation = picture.getexif().get(_EXIF_ORIENTATION, _UPRIGHT)
+            if decode:
                 picture.load()
-            except Exception as err:  # as above
-                raise UnusablePicture(
-                    f"is damaged or cut short ({_why(err)})", "copy or export it again"
-                ) from err
+        except Exception as err:  # as above
+            raise UnusablePicture(
+                f"is damaged or cut short ({_why(err)})", "copy or export it again"
+            ) from err
+        if frames > 1:
+            raise UnusablePicture(
+                f"holds {frames} pictures", "export each of them as a file of its own"
+            )
+        if orientation != _UPRIGHT:
+            raise UnusablePicture(
+                f"carries the EXIF orientation {orientation}: programs show it turned, and it "
+                "cannot be known which way image and mask were compared",
+                "turn the pixels themselves and remove the tag (as PIL.ImageOps.exif_transpose "
+                "does), then compare image and mask",
+            )
         yield picture
 
 

@@ -36,7 +36,7 @@ class SplitCounts:
     empty_masks: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SiteData:
     """Cached cases of one site (or of several, pooled) at the run's size, and their split.
 
@@ -205,6 +205,12 @@ def pool_sites(sites: Sequence[SiteData], name: str = "pooled") -> SiteData:
     if len({site.name for site in sites}) < len(sites):
         names = ", ".join(site.name for site in sites)
         raise InvalidInput(f"pool_sites got one site twice ({names}); name each once")
+    shapes = {site.name: tuple(site.samples[0]["image"].shape) for site in sites}
+    if len(set(shapes.values())) > 1:
+        raise InvalidInput(
+            f"pool_sites got images of several shapes, {shapes}; open all sites with one size and "
+            "one number of channels"
+        )
     parts: dict[Part, tuple[int, ...]] = dict.fromkeys(PARTS, ())
     cases: list[Case] = []
     for site in sites:

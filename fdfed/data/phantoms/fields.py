@@ -28,15 +28,17 @@ def blur(field: Field, sigma: float | tuple[float, float]) -> Field:
     v = np.fft.fftfreq(padded.shape[0])[:, np.newaxis]
     u = np.fft.rfftfreq(padded.shape[1])[np.newaxis, :]
     gain = np.exp(-2 * np.pi**2 * ((sigma_y * v) ** 2 + (sigma_x * u) ** 2))
-    smooth: Field = np.fft.irfft2(np.fft.rfft2(padded) * gain, s=padded.shape)
-    return smooth[pad_y : pad_y + height, pad_x : pad_x + width]
+    smooth = np.fft.irfft2(np.fft.rfft2(padded) * gain, s=padded.shape)
+    inner: Field = smooth[pad_y : pad_y + height, pad_x : pad_x + width]
+    return inner
 
 
 def smooth_noise(rng: np.random.Generator, size: int, sigma: float | tuple[float, float]) -> Field:
     """Gaussian noise blurred by `sigma` pixels, with mean 0 and standard deviation 1."""
     field = blur(rng.standard_normal((size, size)), sigma)
     spread = float(field.std())
-    return (field - field.mean()) / (spread if spread > 0 else 1.0)
+    standard: Field = (field - field.mean()) / (spread if spread > 0 else 1.0)
+    return standard
 
 
 def blob(

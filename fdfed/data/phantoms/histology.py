@@ -15,11 +15,11 @@ from fdfed.data.phantoms.specs import HistologySpec
 _PATIENT_STAIN_SD = 0.06
 """Relative spread of the dyes' amounts between patients of one site."""
 _TRIES_PER_NUCLEUS = 12
-_DYE = (0.45, 1.15)
+_DYE = (0.55, 1.15)
 """Dye of the palest and of the darkest nucleus, relative to the site's mean."""
-_PALE_CENTRE = 0.6
+_PALE_CENTRE = 0.5
 """Share of the dye that the centre of a vesicular nucleus may lack."""
-_HAZE = 0.35
+_HAZE = 0.28
 """Dye in basophilic ground, relative to a nucleus."""
 _TOUCH = -0.08
 """Nuclei may come this close (in signed depth), seldom closer, so that they stay separable."""

@@ -55,7 +55,7 @@ def ultrasound_phantom(
 def _tissue(rng: np.random.Generator, size: int, fat_depth: float) -> Field:
     """Log amplitude of skin, fat, gland and muscle, in layers with wavy borders."""
     y, _ = grid(size)
-    wave = 0.03 * smooth_noise(rng, size, (size, size / 8))
+    wave = 0.03 * smooth_noise(rng, size, (float(size), size / 8))
     muscle_depth = rng.uniform(0.80, 0.92)
     skin = soft_step(0.045 - y, 0.012)
     gland = soft_step(y - fat_depth + wave, 0.02)
