@@ -36,7 +36,7 @@ _HANDLE_CHARACTERS: Final = 8
 _STYLE: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",
     "font.family": ["DejaVu Sans"],
-    "font.size": 9,
+    "font.size": 9.5,
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": FAINT,
@@ -82,7 +82,9 @@ def picture(
     rounds: bool = True,
 ) -> Picture:
     """Draws on fresh axes; `width` and `height` in inches, as far as a scalable figure has any."""
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
+    # A panel is shown smaller than a chart, so its text starts larger.
+    small: dict[Any, Any] = {"font.size": 10.5} if width < 3 else {}
+    with mpl.rc_context({**_STYLE, **small, "svg.hashsalt": name}):
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.add_subplot()
         draw(axes)
@@ -91,16 +93,20 @@ def picture(
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8 if width > 3 else 4))
         labels = axes.get_legend_handles_labels()[1]
         if legend and labels:
-            columns = _LEGEND_CHARACTERS // (max(map(len, labels)) + _HANDLE_CHARACTERS)
+            columns = _legend_columns(labels)
             figure.legend(
-                loc="outside upper left",
-                ncols=max(1, min(columns, len(labels))),
-                handlelength=2.4,
-                columnspacing=1.2,
+                loc="outside upper left", ncols=columns, handlelength=2.4, columnspacing=1.2
             )
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return Picture(_inline(buffer.getvalue(), name, alt), caption, alt)
+
+
+def _legend_columns(labels: list[str]) -> int:
+    widths = [len(label) + _HANDLE_CHARACTERS for label in labels]
+    if sum(widths) <= _LEGEND_CHARACTERS:
+        return len(labels)
+    return max(1, _LEGEND_CHARACTERS // max(widths))
 
 
 def _inline(svg: str, name: str, alt: str) -> Markup:

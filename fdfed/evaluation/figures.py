@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from matplotlib.axes import Axes
 
 from fdfed.evaluation.figure_style import INK, SERIES, Picture, picture, series_look
-from fdfed.evaluation.results import ImageRow, RoundRecord, RunResults, SiteRound, is_known
+from fdfed.evaluation.results import (
+    ImageRow,
+    RoundRecord,
+    RunResults,
+    SiteResult,
+    SiteRound,
+    is_known,
+)
 
 _MAX_MARKERS: Final = 12
 
@@ -138,35 +145,48 @@ def _tap_panel(
 
 
 def dice_by_site(results: RunResults, per_image: Sequence[ImageRow]) -> Picture | None:
-    """Test Dice by site: mean and standard deviation, and single images where they are known."""
-    sites = {
-        name: (site.dice, site.dice_sd or 0.0)
-        for name, site in results.sites.items()
-        if is_known(site.dice)
-    }
-    if not sites:
+    """Test Dice by site: mean, standard deviation, quartiles, and single images where known."""
+    names = [name for name, site in results.sites.items() if is_known(site.dice)]
+    if not names:
         return None
 
     def draw(axes: Axes) -> None:
-        for row, (name, (mean, sd)) in enumerate(sites.items()):
-            colour, _, marker = series_look(list(results.sites).index(name))
+        for row, name in enumerate(names):
+            _dice_row(axes, row, results.sites[name], series_look(list(results.sites).index(name)))
             scores = [i.dice for i in per_image if i.site == name and is_known(i.dice)]
             # A fixed spread over five lanes, so that equal scores stay apart.
-            lanes = [row + 0.17 + 0.07 * (index % 5) for index in range(len(scores))]
-            axes.plot(scores, lanes, ".", color=colour, alpha=0.55)
-            axes.errorbar(mean, row, xerr=sd, fmt=marker, color=colour, markersize=7, capsize=3)
-        axes.set_yticks(range(len(sites)), sites)
-        axes.set(xlim=(0, 1.02), ylim=(len(sites) - 0.4, -0.5), xlabel="test Dice")
+            lanes = [row + 0.2 + 0.06 * (index % 5) for index in range(len(scores))]
+            axes.plot(scores, lanes, ".", color=INK, alpha=0.6, markersize=4)
+        axes.set_yticks(range(len(names)), names)
+        axes.set(xlim=(0, 1.02), ylim=(len(names) - 0.4, -0.5), xlabel="test Dice")
         axes.grid(visible=False, axis="y")
         axes.grid(visible=True, axis="x")
 
-    alt = "Test Dice by site: " + "; ".join(
-        f"{name} mean {mean:.3f}, standard deviation {sd:.3f}" for name, (mean, sd) in sites.items()
+    alt = "; ".join(
+        f"{name} mean {results.sites[name].dice:.3f}, "
+        f"standard deviation {results.sites[name].dice_sd or 0:.3f}"
+        for name in names
     )
-    caption = "Mean and standard deviation over a site's test images"
+    caption = "Mean and standard deviation (line) and quartiles (bar) over a site's test images"
     caption += "; each small dot is one image." if per_image else "."
-    height = 0.9 + 0.5 * len(sites)
-    return picture("dice", draw, caption, alt + ".", height=height, legend=False, rounds=False)
+    return picture(
+        "dice",
+        draw,
+        caption,
+        f"Test Dice by site: {alt}.",
+        height=0.9 + 0.5 * len(names),
+        legend=False,
+        rounds=False,
+    )
+
+
+def _dice_row(axes: Axes, row: int, site: SiteResult, look: tuple[str, Any, str]) -> None:
+    colour, _, marker = look
+    mean, sd = site.dice or 0.0, site.dice_sd or 0.0
+    axes.errorbar(mean, row, xerr=sd, fmt=marker, color=colour, markersize=7, capsize=3)
+    if is_known(site.dice_q25) and is_known(site.dice_q75):
+        width = site.dice_q75 - site.dice_q25
+        axes.barh(row, width, 0.24, site.dice_q25, color=colour, alpha=0.3)
 
 
 def seconds_by_round(results: RunResults) -> Picture | None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
 from fdfed.errors import InvalidInput
 
-DeviceChoice = Literal["auto", "cuda", "cpu"]
 
-
-def resolve_device(choice: DeviceChoice = "auto") -> torch.device:
+def resolve_device(choice: str = "auto") -> torch.device:
     """The device of that name; `auto` is the GPU where PyTorch can use one, else the CPU.
 
     Raises:

@@ -1,0 +1,221 @@
+"""Masks, overlays and a table for new images, by a trained model."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image, ImageDraw
+from torch import Tensor
+from torch.nn import functional
+
+from fdfed.atomic_file import replacing, write_text
+from fdfed.data import image_size, load_image
+from fdfed.data.pictures import SUFFIXES, UnusablePicture, read_image
+from fdfed.errors import DataError, InvalidInput
+from fdfed.evaluation.contours import outlines
+from fdfed.networks import SegmentationNetwork
+from fdfed.training.model_file import ModelHeader
+
+CASING: Final = (0, 0, 0)
+OUTLINE: Final = (92, 214, 255)
+"""Sky blue: occurs neither in grey ultrasound nor in stained tissue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One row of `predictions.csv`; sizes in pixels of the image as it came."""
+
+    image: str
+    """File name."""
+    width: int
+    height: int
+    foreground_pixels: int
+    foreground_share: float
+    """Foreground over all pixels."""
+    mean_probability_in_foreground: float | None
+    """`None` where nothing was found."""
+    seconds: float
+    """From reading the file to having its probabilities."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A file that was skipped, and why."""
+
+    image: str
+    reason: str
+
+
+def find_images(images: Path, out: Path) -> list[Path]:
+    """The image files directly in `images`, by name.
+
+    Raises:
+        InvalidInput: if `out` is `images`, lies in it or holds it: results could replace images,
+            and the next call would take masks for images.
+        DataError: if there is no such folder, it holds no image, or two images share a stem.
+    """
+    source, target = images.resolve(), out.resolve()
+    if target.is_relative_to(source) or source.is_relative_to(target):
+        raise InvalidInput(
+            f"--out {out} and --images {images} lie one in the other; masks must not be written "
+            "among the images. Give --out a folder of its own."
+        )
+    if not images.is_dir():
+        raise DataError(f"{images} is not a folder; give the folder of the images to --images")
+    found = sorted(path for path in images.iterdir() if _is_image(path))
+    if not found:
+        raise DataError(
+            f"{images} holds no {', '.join(sorted(SUFFIXES))} file; give the folder in which the "
+            "images lie themselves (folders below it are not searched)"
+        )
+    by_stem: dict[str, str] = {}
+    for path in found:
+        # Compared without case: two stems that differ by it are one file on some systems.
+        other = by_stem.setdefault(path.stem.casefold(), path.name)
+        if other != path.name:
+            raise DataError(
+                f"{other} and {path.name} in {images} would both become masks/{path.stem}.png; "
+                "rename one of them"
+            )
+    return found
+
+
+def _is_image(path: Path) -> bool:
+    # A leading dot marks what a file manager leaves beside an image, such as ._scan.png.
+    return path.is_file() and path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+@torch.inference_mode()
+def probabilities(
+    network: SegmentationNetwork,
+    image: Float[Tensor, "channels size size"],
+    *,
+    height: int,
+    width: int,
+) -> Float[np.ndarray, "{height} {width}"]:
+    """Foreground probability of each pixel of the image as it came.
+
+    The network's logits go through the sigmoid and are then stretched back bilinearly, which
+    keeps them in [0, 1].
+
+    Args:
+        image: at the model's size, as `fdfed.data.load_image` gives it, on the network's device.
+        height: of the image as it came, in pixels.
+        width: likewise.
+
+    Raises:
+        InvalidInput: if the network answers with NaN.
+    """
+    logits = network(image[None])
+    small = torch.sigmoid(logits.float())
+    if torch.isnan(small).any():
+        raise InvalidInput(
+            "the model answers with NaN, so its weights have diverged; take the model of an "
+            "earlier round"
+        )
+    full = functional.interpolate(small, (height, width), mode="bilinear", align_corners=False)
+    pixels: np.ndarray = full[0, 0].clamp(0, 1).cpu().numpy()
+    return pixels
+
+
+def predict_images(
+    network: SegmentationNetwork,
+    header: ModelHeader,
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    device: torch.device,
+    threshold: float,
+) -> Iterator[Prediction | Unreadable]:
+    """Writes mask and overlay of each image, one at a time, and yields its row or why it has none.
+
+    `out/masks/<stem>.png` holds 0 and 255, `out/overlays/<stem>.png` the image with the outline.
+
+    Raises:
+        InvalidInput: if `threshold` is not between 0 and 1, or the network answers with NaN.
+    """
+    if not 0 < threshold < 1:
+        raise InvalidInput(
+            f"--threshold is {threshold}; it is a probability above 0 and below 1, such as 0.5"
+        )
+    for path in paths:
+        start = time.perf_counter()
+        try:
+            height, width = image_size(path)
+            image = load_image(path, size=header.size, in_channels=header.in_channels)
+            pixels = read_image(path)
+        except (DataError, UnusablePicture) as err:
+            yield Unreadable(path.name, str(err))
+            continue
+        probability = probabilities(network, image.to(device), height=height, width=width)
+        seconds = time.perf_counter() - start
+        mask = probability >= threshold
+        _save(out / "masks" / f"{path.stem}.png", mask.astype(np.uint8) * np.uint8(255))
+        _save(out / "overlays" / f"{path.stem}.png", overlay(pixels, probability, threshold))
+        yield _row(path, probability, mask, seconds)
+
+
+def overlay(
+    image: Float[np.ndarray, "height width channels"],
+    probability: Float[np.ndarray, "height width"],
+    threshold: float,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The image in 8-bit RGB with the outline of the predicted foreground drawn on it."""
+    levels = np.rint(image * 255).astype(np.uint8)
+    picture = Image.fromarray(np.broadcast_to(levels, (*levels.shape[:2], 3)).copy())
+    pen = ImageDraw.Draw(picture)
+    thickness = max(1, round(min(picture.size) / 200))
+    lines = [[(float(x), float(y)) for x, y in p] for p in outlines(probability, level=threshold)]
+    # All casings first, so that none covers a neighbour's outline.
+    for colour, width in ((CASING, thickness + 2), (OUTLINE, thickness)):
+        for line in lines:
+            pen.line(line, fill=colour, width=width, joint="curve")
+    return np.asarray(picture)
+
+
+def write_predictions(path: Path, rows: Sequence[Prediction]) -> None:
+    """`rows` as CSV under `path`, atomically; no probability is an empty cell."""
+    buffer = io.StringIO()
+    columns = [field.name for field in fields(Prediction)]
+    table = csv.DictWriter(buffer, columns, lineterminator="\n")
+    table.writeheader()
+    for row in rows:
+        values = asdict(row)
+        for name in ("foreground_share", "mean_probability_in_foreground", "seconds"):
+            values[name] = None if values[name] is None else f"{values[name]:.6f}"
+        table.writerow(values)
+    write_text(path, buffer.getvalue())
+
+
+def _row(
+    path: Path,
+    probability: Float[np.ndarray, "height width"],
+    mask: Bool[np.ndarray, "height width"],
+    seconds: float,
+) -> Prediction:
+    found = int(mask.sum())
+    return Prediction(
+        image=path.name,
+        width=mask.shape[1],
+        height=mask.shape[0],
+        foreground_pixels=found,
+        foreground_share=found / mask.size,
+        mean_probability_in_foreground=float(probability[mask].mean()) if found else None,
+        seconds=seconds,
+    )
+
+
+def _save(
+    path: Path, pixels: UInt8[np.ndarray, "height width"] | UInt8[np.ndarray, "height width 3"]
+) -> None:
+    with replacing(path) as part:
+        Image.fromarray(pixels).save(part, format="PNG")
