@@ -7,7 +7,7 @@ No key string and no Flower record is built anywhere else.
 
 A record holds at most three parts:
 
-    "fdfed"    ConfigRecord   version, kind, and the message's scalars and texts
+    "fdfed"    ConfigRecord   format, kind, and the message's scalars and texts
     "vectors"  ArrayRecord    small float64 arrays, one entry a tap
     "weights"  ArrayRecord    the tensors of the network
 """
@@ -334,7 +334,7 @@ def _record(
     vectors: Mapping[str, NDArray[np.float64]] | None = None,
     weights: Mapping[str, NDArray[Any]] | None = None,
 ) -> RecordDict:
-    record = RecordDict({_HEADER: ConfigRecord({"version": FORMAT, "kind": kind, **header})})
+    record = RecordDict({_HEADER: ConfigRecord({"format": FORMAT, "kind": kind, **header})})
     if vectors is not None:
         as_float64 = {name: np.asarray(v, dtype=np.float64) for name, v in vectors.items()}
         record[_VECTORS] = ArrayRecord({name: Array(v) for name, v in as_float64.items()})
@@ -365,14 +365,14 @@ class _Reader:
         header = record.get(_HEADER)
         if not isinstance(header, ConfigRecord):
             raise WireError(f"a {kind!r} message without its {_HEADER!r} part; is the peer fdfed?")
-        if header.get("version") != FORMAT:
+        if header.get("format") != FORMAT:
             raise WireError(
                 f"a message of format {header.get('version')!r}, but this version reads {FORMAT}; "
                 "install the same fdfed on both sides"
             )
         if header.get("kind") != kind:
             raise WireError(f"expected a {kind!r} message, got {header.get('kind')!r}")
-        expected = {"version", "kind", *keys}
+        expected = {"format", "kind", *keys}
         if set(header) != expected:
             odd = sorted(expected.symmetric_difference(header))
             raise WireError(f"a {kind!r} message lacks or adds the keys {odd}")

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fdfed.config import RunPlan
+from fdfed.errors import WireError
+from fdfed.evaluation.metrics import Aggregate
+from fdfed.exchange import ExchangeStats
+from fdfed.wire import (
+    EvaluateInstruction,
+    EvaluateResult,
+    Prepare,
+    Prepared,
+    TrainInstruction,
+    TrainResult,
+)
+
+RUN = "0123456789abcdef"
+PLAN = RunPlan(sites=("tnbc", "monuseg"))
+
+
+def weights() -> dict[str, np.ndarray]:
+    return {
+        "conv.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "norm.num_batches_tracked": np.array(7, dtype=np.int64),
+    }
+
+
+def train_instruction() -> TrainInstruction:
+    return TrainInstruction(
+        plan=PLAN,
+        run_id=RUN,
+        server_round=3,
+        attempt=1,
+        phase=2,
+        total_examples=66,
+        best_round=2,
+        alpha=np.array([0.0, 0.01]),
+        target=np.array([-1.0, 2.0]),
+        weights=weights(),
+    )
+
+
+def train_result() -> TrainResult:
+    return TrainResult(
+        run_id=RUN,
+        server_round=3,
+        attempt=1,
+        num_examples=35,
+        loss_seg=0.7,
+        seconds=1.5,
+        alpha=np.array([0.002, 0.01]),
+        fd=np.array([1.5, np.nan]),
+        exch=np.array([np.nan, 0.5]),
+        valid=np.array([1.0, 0.25]),
+        exchange=ExchangeStats(steps=4, answered=3, dropped=1, peers_mean=1.0, swap_ms_p50=0.9),
+        weights=weights(),
+    )
+
+
+def assert_same_weights(got: object, expected: dict[str, np.ndarray]) -> None:
+    assert list(got) == list(expected)
+    for name, value in expected.items():
+        assert got[name].dtype == value.dtype
+        np.testing.assert_array_equal(got[name], value)
+
+
+def test_a_train_instruction_survives_the_wire() -> None:
+    sent = train_instruction()
+    got = TrainInstruction.from_record(sent.to_record())
+    assert_same_weights(got.weights, weights())
+    np.testing.assert_array_equal(got.alpha, sent.alpha)
+    np.testing.assert_array_equal(got.target, sent.target)
+    assert (got.plan, got.run_id, got.server_round, got.phase) == (PLAN, RUN, 3, 2)
+    assert (got.attempt, got.total_examples, got.best_round) == (1, 66, 2)
+
+
+def test_a_missing_target_stays_missing() -> None:
+    sent = replace(train_instruction(), target=None)
+    assert TrainInstruction.from_record(sent.to_record()).target is None
+
+
+def test_a_train_result_survives_the_wire_with_its_unknown_terms() -> None:
+    got = TrainResult.from_record(train_result().to_record())
+    assert_same_weights(got.weights, weights())
+    np.testing.assert_array_equal(got.fd, [1.5, np.nan])
+    np.testing.assert_array_equal(got.exch, [np.nan, 0.5])
+    assert got.exchange == train_result().exchange
+    assert got.num_examples == 35
+
+
+def test_fp64_weights_keep_every_bit() -> None:
+    value = np.nextafter(np.ones(3), 2)
+    sent = replace(train_instruction(), weights={"w": value})
+    got = TrainInstruction.from_record(sent.to_record())
+    assert got.weights["w"].tobytes() == value.tobytes()
+
+
+def test_prepare_and_evaluate_survive_the_wire() -> None:
+    assert Prepare.from_record(Prepare(plan=PLAN, run_id=RUN).to_record()).plan == PLAN
+    prepared = Prepared(
+        site="tnbc",
+        num_train=35,
+        num_validation=10,
+        num_test=5,
+        num_empty=0,
+        phantoms=False,
+        version="0.1.0",
+    )
+    assert Prepared.from_record(prepared.to_record()) == prepared
+    asked = EvaluateInstruction(
+        plan=PLAN, run_id=RUN, server_round=0, part="test", weights=weights()
+    )
+    got = EvaluateInstruction.from_record(asked.to_record())
+    assert (got.part, got.server_round) == ("test", 0)
+
+
+def test_scores_survive_the_wire_and_withheld_ones_stay_withheld() -> None:
+    scores = Aggregate(10, 1, 0.7, 0.1, 0.6, 0.7, 0.8)
+    result = EvaluateResult(run_id=RUN, server_round=2, part="test", dice=scores, iou=scores)
+    assert EvaluateResult.from_record(result.to_record()) == result
+    withheld = replace(result, dice=None, iou=None)
+    record = withheld.to_record()
+    assert EvaluateResult.from_record(record) == withheld
+    assert len(record["vectors"]) == 0
+
+
+def edited(record: RecordDict, **changes: object) -> RecordDict:
+    record["fdfed"] = ConfigRecord(dict(record["fdfed"]) | changes)
+    return record
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 2}, "install the same fdfed"),
+        ({"kind": "trained"}, "expected a 'train' message"),
+        ({"server_round": 0}, "outside 1 to"),
+        ({"server_round": True}, "wrong type bool"),
+        ({"server_round": 1.5}, "wrong type float"),
+        ({"phase": 3}, "outside 1 to 2"),
+        ({"run_id": "../../etc/passwd"}, "hexadecimal"),
+        ({"plan": "{}x"}, "no usable plan"),
+        ({"plan": '{"rounds": 0}'}, "no usable plan"),
+        ({"plan": "[" * 5000}, "no usable plan"),
+        ({"total_examples": 10**9}, "outside"),
+        ({"extra": 1}, "lacks or adds"),
+    ],
+)
+def test_a_train_instruction_that_does_not_fit_is_refused(
+    changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(WireError, match=message):
+        TrainInstruction.from_record(edited(train_instruction().to_record(), **changes))
+
+
+@pytest.mark.parametrize("part", ["fdfed", "vectors", "weights"])
+def test_a_message_without_one_of_its_parts_is_refused(part: str) -> None:
+    record = train_instruction().to_record()
+    del record[part]
+    with pytest.raises(WireError, match="without its"):
+        TrainInstruction.from_record(record)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.array([np.nan, 1.0]),
+        np.array([np.inf, 1.0]),
+        np.array([1.0, 2.0], dtype=np.float32),
+        np.ones((2, 1)),
+        np.ones(2000),
+    ],
+)
+def test_an_alpha_that_is_not_a_finite_float64_vector_is_refused(value: np.ndarray) -> None:
+    record = train_instruction().to_record()
+    record["vectors"]["alpha"] = Array(value)
+    with pytest.raises(WireError, match="alpha"):
+        TrainInstruction.from_record(record)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.array([np.nan], dtype=np.float32),
+        np.array([np.inf], dtype=np.float64),
+        np.array([1], dtype=np.int8),
+        np.array([1j]),
+    ],
+)
+def test_a_weight_that_is_not_finite_or_of_an_odd_dtype_is_refused_when_it_is_read(
+    value: np.ndarray,
+) -> None:
+    sent = replace(train_instruction(), weights={"w": value})
+    got = TrainInstruction.from_record(sent.to_record())
+    with pytest.raises(WireError, match="'w'"):
+        _ = got.weights["w"]
+
+
+def test_an_object_array_is_never_unpickled() -> None:
+    import io
+
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([print], dtype=object), allow_pickle=True)
+    array = Array(dtype="float32", shape=(1,), stype="numpy.ndarray", data=buffer.getvalue())
+    record = train_instruction().to_record()
+    record["weights"] = ArrayRecord({"w": array})
+    with pytest.raises(WireError, match="readable array"):
+        _ = TrainInstruction.from_record(record).weights["w"]
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.binary(max_size=200))
+def test_random_bytes_for_a_weight_never_pass_and_never_crash(data: bytes) -> None:
+    array = Array(dtype="float32", shape=(1,), stype="numpy.ndarray", data=data)
+    record = train_instruction().to_record()
+    record["weights"] = ArrayRecord({"w": array})
+    with pytest.raises(WireError):
+        _ = TrainInstruction.from_record(record).weights["w"]
+
+
+@pytest.mark.parametrize(
+    "vector",
+    [
+        [5.5, 0, 0.5, 0.1, 0.4, 0.5, 0.6],
+        [5, 0, 1.5, 0.1, 0.4, 0.5, 0.6],
+        [5, 0, -0.5, 0.1, 0.4, 0.5, 0.6],
+        [5, 0, 0.5],
+        [1e12, 0, 0.5, 0.1, 0.4, 0.5, 0.6],
+    ],
+)
+def test_scores_that_are_no_scores_are_refused(vector: list[float]) -> None:
+    scores = Aggregate(10, 1, 0.7, 0.1, 0.6, 0.7, 0.8)
+    result = EvaluateResult(run_id=RUN, server_round=2, part="test", dice=scores, iou=scores)
+    record = result.to_record()
+    record["vectors"]["dice"] = Array(np.array(vector, dtype=np.float64))
+    with pytest.raises(WireError, match="dice"):
+        EvaluateResult.from_record(record)
