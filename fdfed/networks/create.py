@@ -1,0 +1,67 @@
+"""Networks by name."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol, cast
+
+from fdfed.errors import InvalidInput
+from fdfed.networks.attention_unet import AttentionUNet
+from fdfed.networks.base import Norm, SegmentationNetwork
+from fdfed.networks.unet import UNet
+
+
+class _NetworkClass(Protocol):
+    paper_width: int
+
+    def __call__(
+        self, *, in_channels: int, width: int, norm: Norm, size: int | None
+    ) -> SegmentationNetwork: ...
+
+
+_NETWORKS: Final[dict[str, _NetworkClass]] = {
+    "unet": cast(_NetworkClass, UNet),
+    "attention-unet": cast(_NetworkClass, AttentionUNet),
+}
+
+NETWORK_NAMES: Final = tuple(_NETWORKS)
+"""What `create_network` knows."""
+
+
+def create_network(
+    name: str,
+    *,
+    in_channels: int,
+    width: int | None = None,
+    norm: str = "batch",
+    size: int | None = None,
+) -> SegmentationNetwork:
+    """The network called `name`, with weights drawn from torch's global generator.
+
+    Args:
+        in_channels: channels of an image.
+        width: channels of the first level; None is the publication's.
+        norm: `batch`, as published, or `group`, whose output for one image does not depend on
+            the others in the batch (needed for per-sample privacy and for exact lockstep).
+        size: side of the square images in pixels. Networks whose weights depend on it are made
+            for it (None is the publication's); the others check that it can be halved often
+            enough.
+
+    Raises:
+        InvalidInput: if the name is unknown or a value does not fit the network.
+    """
+    if name not in _NETWORKS:
+        raise InvalidInput(f"network = {name} is not known; use one of: {', '.join(_NETWORKS)}")
+    if norm not in ("batch", "group"):
+        raise InvalidInput(f"norm = {norm} is not known; use batch or group")
+    if in_channels < 1 or (width is not None and width < 1):
+        raise InvalidInput(
+            f"in_channels = {in_channels} and width = {width} count channels; each must be at "
+            "least 1"
+        )
+    network_class = _NETWORKS[name]
+    return network_class(
+        in_channels=in_channels,
+        width=network_class.paper_width if width is None else width,
+        norm=cast(Norm, norm),
+        size=size,
+    )
