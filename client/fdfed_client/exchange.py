@@ -1,0 +1,152 @@
+"""A site's way to the exchange hub: one stream over all rounds, which never stops the training.
+
+A hub that is down costs one bounded wait; after that every step drops its term at once until the
+hub is back. A hub that answers wrongly, or does not accept the site, is an error.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from fdfed.errors import ConnectionFailed, InvalidInput, WireError
+from fdfed.exchange import (
+    CotangentFrame,
+    ExchangeCode,
+    ExchangeStats,
+    FrameRefused,
+    PrototypeFrame,
+    StatsRecorder,
+)
+from fdfed.exchange import exchange_pb2 as pb
+from fdfed_client.exchange_connection import ExchangeConnection, may_pass
+from fdfed_client.exchange_link import (
+    ExchangeLink,
+    InsecureIdentity,
+    SiteIdentity,
+    refusal_of,
+)
+
+log = logging.getLogger(__name__)
+
+
+class ExchangeStream:
+    """One site's `Exchange` over gRPC. Connects with the first `swap`, or with `connect`."""
+
+    def __init__(
+        self,
+        address: str,
+        identity: SiteIdentity | InsecureIdentity,
+        *,
+        reply_seconds: float,
+        connect_seconds: float = 5.0,
+    ) -> None:
+        """
+        Args:
+            address: `host:port` of the hub.
+            identity: the site's certificate, key and CA.
+            reply_seconds: how long to wait for an answer; longer than the hub's own deadline, at
+                which it answers in any case.
+            connect_seconds: how long one attempt to connect may take.
+        """
+        if not (reply_seconds > 0 and connect_seconds > 0):
+            raise InvalidInput(
+                f"reply_seconds is {reply_seconds} and connect_seconds {connect_seconds}; both "
+                "must be above 0"
+            )
+        self._address = address
+        self._reply_seconds = reply_seconds
+        self._stats = StatsRecorder()
+        self._connection = ExchangeConnection(
+            lambda: ExchangeLink(address, identity, seconds=connect_seconds)
+        )
+
+    def connect(self) -> None:
+        """Opens the stream now, if it is not open, and says what is wrong if it cannot be.
+
+        Raises:
+            HubUnavailable: if the hub is not there; `swap` will go on trying.
+            ConnectionFailed: if it is, and one side does not accept the other.
+        """
+        self._connection.open()
+
+    def swap(self, frame: PrototypeFrame) -> CotangentFrame | None:
+        """The cotangents for `frame`; `None` if the term of this step is dropped.
+
+        Waits at most `reply_seconds`, and the first time `connect_seconds` before.
+
+        Raises:
+            FrameRefused: if hub and site do not agree on what they exchange.
+            ConnectionFailed: if one side does not accept the other's identity, or the hub's answer
+                cannot be used.
+        """
+        start = time.perf_counter()
+        sent = received = 0
+        try:
+            message = pb.SiteFrame(prototypes=frame.to_proto())
+            link = self._connection.link()
+            sent = message.ByteSize()
+            reply = self._ask(link, message)
+            received = reply.ByteSize()
+            answer = self._read(link, reply, frame)
+        except ConnectionFailed as err:
+            self._stats.dropped(bytes_up=sent, bytes_down=received)
+            if not may_pass(err):
+                raise
+            log.debug("step %d: %s", frame.key.step, err)
+            return None
+        self._stats.answered(
+            peers=answer.peers,
+            seconds=time.perf_counter() - start,
+            bytes_up=sent,
+            bytes_down=received,
+        )
+        return answer
+
+    def take_stats(self) -> ExchangeStats:
+        """The counters since the last call."""
+        return self._stats.take()
+
+    def close(self) -> None:
+        """Ends the stream. A later `swap` opens it anew."""
+        self._connection.close()
+
+    def _ask(self, link: ExchangeLink, message: pb.SiteFrame) -> pb.HubFrame:
+        try:
+            return link.ask(message, seconds=self._reply_seconds)
+        except ConnectionFailed as err:
+            self._connection.drop(link, err)
+            raise
+
+    def _read(
+        self, link: ExchangeLink, reply: pb.HubFrame, frame: PrototypeFrame
+    ) -> CotangentFrame:
+        kind = reply.WhichOneof("frame")
+        if kind == "refusal":
+            raise refusal_of(reply)
+        try:
+            if kind != "cotangents":
+                raise FrameRefused(ExchangeCode.MALFORMED, "an answer of another kind")
+            answer = CotangentFrame.from_proto(reply.cotangents)
+            _check_fits(answer, frame)
+        except FrameRefused as err:
+            # Not a hub that is down but one that errs: going on as if would hide it.
+            self._connection.drop(link, err)
+            raise WireError(
+                f"the exchange hub at {self._address} gave an answer that cannot be used "
+                f"({err.code.name}: {err.detail}); hub and site need the same fdfed version and run"
+            ) from err
+        return answer
+
+
+def _check_fits(answer: CotangentFrame, frame: PrototypeFrame) -> None:
+    if answer.key != frame.key:
+        raise FrameRefused(ExchangeCode.WRONG_STEP, "an answer to another step")
+    if answer.vector.dtype != frame.vector.dtype:
+        raise FrameRefused(ExchangeCode.WRONG_TYPE, f"cotangents in {answer.vector.dtype}")
+    if answer.vector.shape != frame.vector.shape or answer.pair_terms.shape != frame.valid.shape:
+        raise FrameRefused(
+            ExchangeCode.WRONG_SHAPE,
+            f"{answer.vector.size} cotangents and {answer.pair_terms.size} terms for "
+            f"{frame.vector.size} prototypes of {frame.valid.size} taps",
+        )
