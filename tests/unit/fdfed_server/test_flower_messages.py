@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from fdfed_server.flower import empty_run, node_info, roundtrip, set_task_identity, stamp
-from fdfed_server.flower.pin import FLOWER_VERSION, require_pinned_flower
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
 from fdfed.errors import InvalidInput
+from fdfed_server.flower import empty_run, node_info, roundtrip, set_task_identity, stamp
+from fdfed_server.flower.pin import FLOWER_VERSION, require_pinned_flower
 
 
 @pytest.fixture(autouse=True)

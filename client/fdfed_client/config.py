@@ -1,0 +1,65 @@
+"""What a hospital's administrator writes: `site.toml`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from fdfed.config import Frozen, SiteName, parse, read_toml
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class SiteConfig(Frozen):
+    """The whole of `site.toml`: who this site is, where the coordinator is, and what is local."""
+
+    site: SiteName
+    server: str = Field(default="localhost", min_length=1)
+    """Name or address of the coordinator, as in its certificate; without a port."""
+    fleet_port: Port = 8443
+    exchange_port: Port = 8444
+    ca: Path = Path("ca.pem")
+    """Certificate of the consortium's authority: the only one that is trusted."""
+    certificate: Path = Path("site.pem")
+    key: Path = Path("site.key")
+    node_key: Path = Path("node.key")
+    state: Path = Path("state")
+    """Folder of the audit log, local results and checkpoints."""
+    data: Path | None = None
+    """Folder that holds `images/` and `masks/`, or one such folder under this site's name."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    allow_phantoms: bool = False
+    """Whether a run on built-in phantoms may use this site."""
+
+    @property
+    def fleet_address(self) -> str:
+        """`host:port` of the coordinator's Flower port."""
+        return f"{bracketed(self.server)}:{self.fleet_port}"
+
+    @property
+    def exchange_address(self) -> str:
+        """`host:port` of the coordinator's exchange port."""
+        return f"{bracketed(self.server)}:{self.exchange_port}"
+
+    @classmethod
+    def load(cls, path: Path) -> SiteConfig:
+        """The configuration in the file `path`; its relative paths are relative to that file.
+
+        Raises:
+            InvalidInput: if the file is missing, is not TOML, or holds an unknown or wrong key.
+        """
+        config = parse(cls, read_toml(path), source=str(path))
+        base = path.resolve().parent
+        names = ("ca", "certificate", "key", "node_key", "state", "data")
+        given = {name: getattr(config, name) for name in names}
+        return config.model_copy(
+            update={name: base / value for name, value in given.items() if value is not None}
+        )
+
+
+def bracketed(host: str) -> str:
+    """`host` as an address with a port wants it: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host

@@ -1,0 +1,197 @@
+"""The consortium's keys, certificates and configuration files: one folder for each party.
+
+    OUT/consortium/    ca.pem, ca.key           the authority; keep it offline, or at one hospital
+    OUT/server/        ca.pem, server.pem, server.key, roster.json, federation.toml
+    OUT/sites/<site>/  ca.pem, site.pem, site.key, node.key, site.toml
+
+A site has two keys. `site.key` with `site.pem` is its X.509 identity on the exchange (mutual TLS);
+`node.key` signs its Flower requests. The roster says which belong to whom.
+
+Who runs this holds every private key for a moment, the sites' included: it is a trusted dealer, and
+the folders must then travel to their owners by a safe way. A later version makes the site's keys at
+the site, and only signs a request here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import tomli_w
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+from fdfed.config import Frozen, SiteName, parse, read_toml
+from fdfed.errors import InvalidInput
+from fdfed_server.certificates import Authority, private_pem
+from fdfed_server.config import FederationConfig, Roster, ServerConfig, SiteIdentity
+
+_LOOPBACK: Final = ("localhost", "127.0.0.1")
+"""Always in the server's certificate: the coordinator verifies its own SuperLink there."""
+
+
+class _Options(Frozen):
+    """What the caller chose, checked before a file is written."""
+
+    sites: tuple[SiteName, ...]
+    server: ServerConfig
+    days: int
+
+
+def provision(
+    sites: Sequence[str],
+    out: Path,
+    *,
+    hosts: Sequence[str] = _LOOPBACK,
+    fleet_port: int = 8443,
+    exchange_port: int = 8444,
+    control_port: int = 8445,
+    days: int = 365,
+) -> None:
+    """Writes a new consortium into the folder `out`, which may exist but holds none yet.
+
+    Args:
+        sites: names of the hospitals; more can be added later with `provision_site`.
+        out: gains `consortium/`, `server/` and `sites/`, all readable by their owner only.
+        hosts: names and addresses of the coordinator as the sites see it; the first is written
+            into each `site.toml`.
+        days: how long the certificates are valid.
+
+    Raises:
+        InvalidInput: if a name, port or host is wrong, or `out` already holds a consortium.
+    """
+    ports = {"fleet_port": fleet_port, "exchange_port": exchange_port, "control_port": control_port}
+    options = _check(sites, {"hosts": list(hosts), **ports}, days)
+    for name in ("consortium", "server", "sites"):
+        if (out / name).exists():
+            raise InvalidInput(
+                f"{out / name} exists and is not overwritten: its keys would be lost. Give another "
+                "folder, or add a site to the consortium that is there"
+            )
+    authority = Authority.create(days=days)
+    _write_server(out / "server", authority, options)
+    _write(out / "consortium" / "ca.pem", _public_pem(authority))
+    _write(out / "consortium" / "ca.key", private_pem(authority.key))
+    identities = {
+        site: _write_site(out / "sites" / site, site, authority, options.server, days)
+        for site in options.sites
+    }
+    _write(out / "server" / "roster.json", _roster_text(Roster(sites=identities)))
+
+
+def provision_site(name: str, out: Path, *, days: int = 365) -> None:
+    """Adds the site `name` to the consortium in the folder `out`: its own folder, its entry in the
+    roster, and its name in `[run] sites` (comments in `federation.toml` are lost).
+
+    The coordinator reads both files when it starts, so the site is let in from its next start.
+
+    Raises:
+        InvalidInput: if the name is wrong or taken, or `out` holds no consortium.
+        CryptoError: if the authority's key and certificate do not belong together.
+    """
+    server, folder = out / "server", out / "sites" / name
+    config = FederationConfig.load(server / "federation.toml")
+    roster = Roster.load(server / "roster.json")
+    options = _check([name], config.server.model_dump(), days)
+    if name in roster.sites or folder.exists():
+        raise InvalidInput(
+            f"site {name} already exists in {out}, and its keys are not overwritten; choose "
+            "another name, or remove its folder and its entry in roster.json first"
+        )
+    authority = Authority.load(out / "consortium")
+    identity = _write_site(folder, name, authority, options.server, days)
+    tables = read_toml(server / "federation.toml")
+    tables.setdefault("run", {})["sites"] = [*config.run.sites, name]
+    _replace(server / "federation.toml", tomli_w.dumps(tables).encode())
+    _replace(server / "roster.json", _roster_text(Roster(sites={**roster.sites, name: identity})))
+
+
+def _check(sites: Sequence[str], server: dict[str, Any], days: int) -> _Options:
+    values = {"sites": list(sites), "server": server, "days": days}
+    options = parse(_Options, values, source="the options of provision")
+    if len(set(options.sites)) != len(options.sites):
+        raise InvalidInput(f"sites {', '.join(sites)}: one name is there twice; name each once")
+    if days < 1:
+        raise InvalidInput(f"days is {days}; a certificate must be valid for at least one day")
+    return options
+
+
+def _write_server(folder: Path, authority: Authority, options: _Options) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = authority.issue_server(
+        key.public_key(),
+        hosts=tuple(dict.fromkeys((*options.server.hosts, *_LOOPBACK))),
+        days=options.days,
+    )
+    _write(folder / "ca.pem", _public_pem(authority))
+    _write(folder / "server.pem", certificate.public_bytes(Encoding.PEM))
+    _write(folder / "server.key", private_pem(key))
+    tables = {
+        "server": options.server.model_dump(mode="json"),
+        "run": {"sites": list(options.sites)},
+    }
+    _write(folder / "federation.toml", tomli_w.dumps(tables).encode())
+
+
+def _write_site(
+    folder: Path, name: str, authority: Authority, server: ServerConfig, days: int
+) -> SiteIdentity:
+    """Writes the folder of one site; returns what the coordinator may know of it."""
+    key, node_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    certificate = authority.issue_site(key.public_key(), site=name, days=days)
+    _write(folder / "ca.pem", _public_pem(authority))
+    _write(folder / "site.pem", certificate.public_bytes(Encoding.PEM))
+    _write(folder / "site.key", private_pem(key))
+    openssh = node_key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    _write(folder / "node.key", openssh)
+    settings = {
+        "site": name,
+        "server": server.hosts[0],
+        "fleet_port": server.fleet_port,
+        "exchange_port": server.exchange_port,
+        "ca": "ca.pem",
+        "certificate": "site.pem",
+        "key": "site.key",
+        "node_key": "node.key",
+        "state": "state",
+    }
+    _write(folder / "site.toml", tomli_w.dumps(settings).encode())
+    public = node_key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    return SiteIdentity(
+        node_public_key=public.decode(),
+        certificate_sha256=certificate.fingerprint(hashes.SHA256()).hex(),
+        certificate_serial=f"{certificate.serial_number:x}",
+    )
+
+
+def _public_pem(authority: Authority) -> bytes:
+    return authority.certificate.public_bytes(Encoding.PEM)
+
+
+def _roster_text(roster: Roster) -> bytes:
+    return (roster.model_dump_json(indent=2) + "\n").encode()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Writes a new file that only its owner can read, in a folder that only its owner can enter."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.chmod(0o700)
+    # Created with its final mode: a later chmod would leave a moment in which others can open it.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    fresh = path.with_name(path.name + ".new")
+    fresh.unlink(missing_ok=True)
+    _write(fresh, content)
+    fresh.replace(path)
