@@ -12,7 +12,7 @@ from jaxtyping import Float
 from monai.data.image_reader import ImageReader
 from monai.transforms.compose import Compose
 from monai.transforms.io.dictionary import LoadImaged
-from monai.transforms.utility.dictionary import Lambdad, SelectItemsd
+from monai.transforms.utility.dictionary import EnsureTyped, Lambdad, SelectItemsd
 from torch import Tensor
 from torch.nn import functional
 
@@ -62,14 +62,17 @@ def loading_chain(keys: Sequence[str], *, size: int, in_channels: int) -> Compos
         chain.append(
             LoadImaged(key, reader=_PictureReader, ensure_channel_first=True, is_mask=is_mask)
         )
-        # A plain tensor: MONAI's MetaTensor would cost more in each training step than the step's
-        # own flips, and carries file paths along.
-        chain.append(Lambdad(key, _as_plain_tensor))
+        # Plain tensors: a MetaTensor would cost more in each training step than the step's own
+        # flips, and would carry the file's path into everything computed from it.
+        chain.append(EnsureTyped(key, track_meta=False))
         if is_mask:
-            chain.append(Lambdad(key, lambda mask: resize_mask(mask, size=size)))
+            steps = [lambda mask: resize_mask(mask, size=size)]
         else:
-            chain.append(Lambdad(key, lambda image: to_channels(image, in_channels)))
-            chain.append(Lambdad(key, lambda image: resize_image(image, size=size)))
+            steps = [
+                lambda image: to_channels(image, in_channels),
+                lambda image: resize_image(image, size=size),
+            ]
+        chain += [Lambdad(key, step, track_meta=False) for step in steps]
     chain.append(SelectItemsd(keys))
     return Compose(chain)
 
@@ -135,7 +138,3 @@ def _check(size: int, in_channels: int) -> None:
             f"loading got in_channels = {in_channels} and size = {size}; images have 1 or 3 "
             "channels and a side of at least one pixel. Correct the two in the run plan."
         )
-
-
-def _as_plain_tensor(data: Any) -> Tensor:
-    return torch.as_tensor(np.ascontiguousarray(np.asarray(data)))
