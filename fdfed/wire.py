@@ -14,6 +14,7 @@ A record holds at most three parts:
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -134,7 +135,7 @@ class TrainInstruction:
     alpha: NDArray[np.float64]
     """One weight a tap, in the network's tap order."""
     target: NDArray[np.float64] | None
-    """c of the dual update, one a tap; None before it is known."""
+    """c of the dual update, one a tap; None before it is known, NaN at a tap never measured."""
     weights: Mapping[str, NDArray[Any]]
 
     def to_record(self) -> RecordDict:
@@ -158,7 +159,7 @@ class TrainInstruction:
             total_examples=reader.integer("total_examples", 1, _MAX_EXAMPLES),
             best_round=reader.integer("best_round", 0, plan.rounds),
             alpha=reader.vector("alpha"),
-            target=reader.vector("target") if reader.has_vector("target") else None,
+            target=reader.vector("target", may_be_nan=True) if reader.has_vector("target") else None,
             weights=reader.weights(),
         )
 
@@ -318,6 +319,24 @@ class EvaluateResult:
             dice=None if withheld else reader.aggregate("dice"),
             iou=None if withheld else reader.aggregate("iou"),
         )
+
+
+def footprint(record: RecordDict) -> tuple[int, str]:
+    """Bytes of a record's content and their SHA-256: what an audit log says of it."""
+    digest, size = hashlib.sha256(), 0
+    for part in sorted(record):
+        value = record[part]
+        if isinstance(value, ArrayRecord):
+            entries = [(name, array.data) for name, array in value.items()]
+        else:
+            entries = [(key, repr(entry).encode()) for key, entry in sorted(value.items())]
+        for name, data in entries:
+            size += len(data)
+            for piece in (part.encode(), name.encode(), data):
+                # The length keeps two different splits of one byte string apart.
+                digest.update(len(piece).to_bytes(8, "big"))
+                digest.update(piece)
+    return size, digest.hexdigest()
 
 
 def _as_vector(aggregate: Aggregate) -> NDArray[np.float64]:

@@ -63,6 +63,9 @@ class Images(Protocol):
 OpenImages = Callable[[RunPlan], Images]
 """Opens the site's images as a plan wants them; raises `DataError` with all findings."""
 
+OpenExchange = Callable[[RunPlan], Exchange]
+"""Opens the stream to the hub, with the patience that a plan asks for."""
+
 
 @dataclass(frozen=True, slots=True)
 class LocalModel:
@@ -70,6 +73,7 @@ class LocalModel:
 
     plan: RunPlan
     images: Images
+    exchange: Exchange | None
     network: SegmentationNetwork
     shared: tuple[str, ...]
     local: tuple[str, ...]
@@ -81,8 +85,9 @@ class Site:
 
     Args:
         open_images: called once a plan; the result is kept.
-        exchange: the stream to the hub; used in phase 2 of a plan whose loss is `fd+exch`.
+        open_exchange: likewise, for a plan whose loss is `fd+exch`.
         on_step: told (server_round, steps done, steps of the round) after every step.
+        on_result: given this site and every result before it is sent.
     """
 
     def __init__(
@@ -92,8 +97,9 @@ class Site:
         store: SiteStore,
         *,
         device: torch.device | None = None,
-        exchange: Exchange | None = None,
+        open_exchange: OpenExchange | None = None,
         on_step: Callable[[int, int, int], None] | None = None,
+        on_result: Callable[[Site, TrainResult | EvaluateResult], None] | None = None,
     ) -> None:
         self.name = name
         self.device = device or torch.device("cpu")
@@ -101,8 +107,9 @@ class Site:
         """Scores of the test images, image by image, after the test; they never travel."""
         self._open_images = open_images
         self._store = store
-        self._exchange = exchange
+        self._open_exchange = open_exchange
         self._on_step = on_step
+        self._on_result = on_result
         self._model: LocalModel | None = None
 
     def prepare(self, message: Prepare) -> Prepared:
@@ -142,7 +149,7 @@ class Site:
         if message.phase == 2:
             losses = tap_losses(message.plan, fd, exch)
             alpha = propose(alpha, losses, message.target, plan=message.plan.alpha)
-        return TrainResult(
+        result = TrainResult(
             run_id=message.run_id,
             server_round=message.server_round,
             attempt=message.attempt,
@@ -153,9 +160,12 @@ class Site:
             fd=fd,
             exch=exch,
             valid=outcome.means.valid_by_tap(taps),
-            exchange=self._exchange.take_stats() if self._exchange else ExchangeStats(),
+            exchange=model.exchange.take_stats() if model.exchange else ExchangeStats(),
             weights=take_tensors(model.network, model.shared),
         )
+        if self._on_result is not None:
+            self._on_result(self, result)
+        return result
 
     def evaluate(self, message: EvaluateInstruction) -> EvaluateResult:
         """Scores the weights on one part: aggregates over `min_count` images or more, or none."""
@@ -167,13 +177,16 @@ class Site:
         if message.part == "test":
             self.image_scores = scores
         count = message.plan.min_count
-        return EvaluateResult(
+        result = EvaluateResult(
             run_id=message.run_id,
             server_round=message.server_round,
             part=message.part,
             dice=aggregate((score.dice for score in scores), min_count=count),
             iou=aggregate((score.iou for score in scores), min_count=count),
         )
+        if self._on_result is not None:
+            self._on_result(self, result)
+        return result
 
     def score(self, part: Part) -> tuple[ImageScore, ...]:
         """Dice and IoU of each image of a part with the weights now loaded; for the site alone."""
@@ -203,6 +216,16 @@ class Site:
         """The network with the weights loaded last."""
         return self._current().network
 
+    @property
+    def plan(self) -> RunPlan:
+        """The plan that the site works on."""
+        return self._current().plan
+
+    @property
+    def counts(self) -> SplitCounts:
+        """The site's images by part."""
+        return self._current().images.counts
+
     def _current(self) -> LocalModel:
         if self._model is None:
             raise WireError(f"{self.name} was asked to predict before it had a plan")
@@ -218,18 +241,32 @@ class Site:
                 f"the run plan is for {kinds[plan.phantoms]}, but {self.name} holds "
                 f"{kinds[images.phantoms]}; phantoms never take part in a real run"
             )
+        self.close()
         network = initial_network(plan).to(self.device)
         shared = shared_names(network, plan.strategy)
         local = tuple(name for name in network.state_dict() if name not in set(shared))
         self._model = LocalModel(
             plan=plan,
             images=images,
+            exchange=self._exchange_of(plan),
             network=network,
             shared=shared,
             local=local,
             initial_local=take_tensors(network, local),
         )
         return self._model
+
+    def _exchange_of(self, plan: RunPlan) -> Exchange | None:
+        if plan.effective_loss != "fd+exch":
+            return None
+        if self._open_exchange is None:
+            raise RefusedByPolicy(f"the plan exchanges prototypes; {self.name} has no exchange")
+        return self._open_exchange(plan)
+
+    def close(self) -> None:
+        """Ends the exchange stream, if one is open."""
+        if self._model is not None and self._model.exchange is not None:
+            self._model.exchange.close()
 
     def _record_before(self, message: TrainInstruction) -> SiteRecord | None:
         """The record to start from; at the switch to phase 2, local tensors of the best round."""
@@ -261,16 +298,13 @@ class Site:
         if len(message.alpha) != len(model.network.tap_names):
             raise WireError(f"α has {len(message.alpha)} entries, not one for each tap")
         measured = message.phase == 2 and plan.effective_loss != "seg"
-        exchanged = measured and plan.effective_loss == "fd+exch"
-        if exchanged and self._exchange is None:
-            raise RefusedByPolicy(f"the plan exchanges prototypes; {self.name} has no exchange")
         request = LocalRound(
             plan=plan,
             run_id=message.run_id,
             server_round=message.server_round,
             attempt=message.attempt,
             alpha=message.alpha if measured else None,
-            exchange=self._exchange if exchanged else None,
+            exchange=model.exchange if measured else None,
             cotangent_scale=message.total_examples / model.images.counts.train,
         )
         return train_round_(

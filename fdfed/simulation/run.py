@@ -28,7 +28,7 @@ from fdfed_server.in_process import InProcessExchange
 from fdfed_server.observer import Observer
 from fdfed_server.outputs import model_header, results_of, write_run
 from fdfed_server.rounds import RoundLoop, RunOutcome
-from fdfed_server.run_state import RunState, load_state
+from fdfed_server.run_state import resume
 from fdfed_server.strategy import Strategy
 
 from fdfed.simulation.grid import Fault, InProcessGrid
@@ -152,13 +152,16 @@ class _Runner:
             lambda _: images,
             SiteStore(self._out / "state" / "sites" / name),
             device=self._device,
-            exchange=InProcessExchange(self._hub, name),
+            open_exchange=lambda _: InProcessExchange(self._hub, name),
             on_step=None if told is None else lambda *step: told(name, *step),
         )
 
     def run(self, faults: Mapping[str, Fault]) -> RunOutcome:
         folder = self._out / "state" / "run"
-        state = self._resume(folder)
+        state = resume(folder, self._run_plan)
+        if state is None:
+            # Equal plans are equal runs here, so a plan's digest can name its run.
+            state = self._strategy.initial_state(self._run_plan.digest[:32])
         apps = {name: build_client_app(site) for name, site in self._sites.items()}
         with _closing(InProcessGrid(apps, faults=faults), self._hub) as grid:
             loop = RoundLoop(
@@ -170,23 +173,6 @@ class _Runner:
                 poll_seconds=_POLL_SECONDS,
             )
             return loop.run(grid, state)
-
-    def _resume(self, folder: Path) -> RunState:
-        state = load_state(folder)
-        if state is None:
-            # Equal plans are equal runs here, so a plan's digest can name its run.
-            return self._strategy.initial_state(self._run_plan.digest[:32])
-        if state.plan != self._run_plan:
-            differing = [
-                key
-                for key in type(state.plan).model_fields
-                if getattr(state.plan, key) != getattr(self._run_plan, key)
-            ]
-            raise InvalidInput(
-                f"{self._out} holds another run (it differs in {', '.join(differing)}); give "
-                "another --out, or remove that folder"
-            )
-        return state
 
     def results(self, outcome: RunOutcome) -> RunResults:
         results = results_of(outcome, transport="in one process")

@@ -140,6 +140,24 @@ def load_state(folder: Path) -> RunState | None:
         ) from err
 
 
+def resume(folder: Path, plan: RunPlan) -> RunState | None:
+    """The state in `folder` if it is one of `plan`; None if there is none.
+
+    Raises:
+        InvalidInput: if the folder holds a run of another plan; names the settings that differ.
+    """
+    state = load_state(folder)
+    if state is None or state.plan == plan:
+        return state
+    differing = [
+        key for key in RunPlan.model_fields if getattr(state.plan, key) != getattr(plan, key)
+    ]
+    raise InvalidInput(
+        f"{folder} holds another run (it differs in {', '.join(differing)}). Give another folder "
+        "(--out of a simulation, --state of a coordinator), or remove this one."
+    )
+
+
 def _tensors(model: GlobalModel) -> dict[str, NDArray[Any]]:
     # `require` keeps a scalar (the counters of batch norm) a scalar.
     tensors = {

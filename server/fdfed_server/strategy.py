@@ -20,7 +20,7 @@ from fdfed.errors import QuorumNotMet, WireError
 from fdfed.evaluation.results import RoundRecord, SiteRound, TapLoss, Traffic
 from fdfed.exchange import ExchangeStats, TapLayout
 from fdfed.layer_weights import aggregate as aggregate_alpha
-from fdfed.layer_weights import target_of
+from fdfed.layer_weights import starting_alpha, target_of
 from fdfed.training.initialise import initial_network
 from fdfed.training.local_round import tap_losses
 from fdfed.training.sharing import shared_names, take_tensors
@@ -246,8 +246,12 @@ class Strategy:
         best, model = state.best, trained.model
         if score >= best.score:
             best = Best(server_round=trained.server_round, score=score, model=model)
-        if trained.server_round == self.plan.phase_1_rounds < self.plan.rounds:
-            model = best.model
+        phase_2_rounds = self.plan.rounds - self.plan.phase_1_rounds
+        if phase_2_rounds and trained.server_round == self.plan.phase_1_rounds:
+            alpha = starting_alpha(
+                len(self.taps), plan=self.plan.alpha, phase_2_rounds=phase_2_rounds
+            )
+            model = replace(best.model, alpha=alpha)
         return replace(
             state,
             completed_rounds=trained.server_round,
