@@ -100,6 +100,8 @@ def image_scores(
             and 1, or a logit is NaN.
     """
     _check(logits, mask, names)
+    if not names:  # MONAI stacks the images, and cannot stack none
+        return ()
     predicted = foreground(logits).float()
     annotated = mask.to(device=logits.device, dtype=torch.float32)
     skip = empty == "exclude"

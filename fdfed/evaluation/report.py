@@ -166,7 +166,7 @@ def _number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}g}".replace("-", "−") if is_known(value) else NOTHING
 
 
-def _bytes(count: float) -> str:
+def _bytes(count: int | float) -> str:
     """A size in decimal units."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 999.5:

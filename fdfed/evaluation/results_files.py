@@ -12,15 +12,13 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
 from fdfed.atomic_file import write_text
 from fdfed.errors import InvalidInput
 from fdfed.evaluation.results import ImageRow, RoundRecord, RunResults
-
-Kind = TypeVar("Kind")
 
 
 def write_results(
@@ -44,7 +42,8 @@ def load_results(path: Path) -> RunResults:
     Raises:
         InvalidInput: if the file is missing, is not JSON, or is not a run's results.
     """
-    return _validated(TypeAdapter(RunResults), _document(path), path)
+    results: RunResults = _validated(RunResults, _document(path), path)
+    return results
 
 
 def load_per_image(path: Path) -> tuple[ImageRow, ...]:
@@ -53,8 +52,9 @@ def load_per_image(path: Path) -> tuple[ImageRow, ...]:
     Raises:
         InvalidInput: as for `load_results`.
     """
-    rows = _document(path).get("per_image", [])
-    return _validated(TypeAdapter(tuple[ImageRow, ...]), rows, path)
+    found = _document(path).get("per_image", [])
+    rows: tuple[ImageRow, ...] = _validated(tuple[ImageRow, ...], found, path)
+    return rows
 
 
 ROUND_COLUMNS: Final = (
@@ -118,9 +118,10 @@ def _document(path: Path) -> dict[str, Any]:
     return document
 
 
-def _validated(adapter: TypeAdapter[Kind], value: Any, path: Path) -> Kind:
+def _validated(kind: Any, value: Any, path: Path) -> Any:
+    """`value` as an instance of the annotation `kind`."""
     try:
-        return adapter.validate_python(value)
+        return TypeAdapter(kind).validate_python(value)
     except ValidationError as err:
         first = err.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the whole"

@@ -1,0 +1,188 @@
+"""Dice and IoU per image, and their aggregate."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fdfed.errors import InvalidInput
+from fdfed.evaluation.metrics import aggregate, foreground, image_scores
+
+
+def logits_of(mask: Tensor) -> Tensor:
+    """Logits of a network that is sure of `mask`."""
+    return (mask - 0.5) * 10
+
+
+def picture(*rows: str) -> Tensor:
+    """A mask (1, 1, h, w) from rows of `#` and `.`."""
+    return torch.tensor([[[[float(pixel == "#") for pixel in row] for row in rows]]])
+
+
+def test_dice_and_iou_match_the_equations_worked_by_hand() -> None:
+    annotated = picture("###.", "#...")  # |G| = 4
+    predicted = picture(".##.", ".##.")  # |P| = 4, and 2 pixels are in both
+    (score,) = image_scores(logits_of(predicted), annotated, ["a"])
+    assert score.dice == pytest.approx(2 * 2 / (4 + 4))
+    assert score.iou == pytest.approx(2 / (4 + 4 - 2))
+    assert (score.name, score.foreground_pixels, score.empty) == ("a", 4, False)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 2**32 - 1), share=st.floats(0.05, 0.95))
+def test_scores_agree_with_counting_sets_of_pixels(seed: int, share: float) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    logits = torch.randn(3, 1, 6, 5, generator=rng)
+    mask = (torch.rand(3, 1, 6, 5, generator=rng) < share).float()
+    scores = image_scores(logits, mask, ["a", "b", "c"])
+    for index, score in enumerate(scores):
+        predicted = {int(i) for i in (logits[index] >= 0).flatten().nonzero()}
+        annotated = {int(i) for i in mask[index].flatten().nonzero()}
+        if not annotated:
+            assert score.empty
+            assert math.isnan(score.dice)
+            continue
+        both, either = len(predicted & annotated), len(predicted | annotated)
+        assert score.dice == pytest.approx(2 * both / (len(predicted) + len(annotated)))
+        assert score.iou == pytest.approx(both / either)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_dice_is_iou_stretched_by_2_over_1_plus_iou(seed: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    logits = torch.randn(1, 1, 7, 7, generator=rng)
+    mask = (torch.rand(1, 1, 7, 7, generator=rng) < 0.5).float()
+    mask[..., 0, 0] = 1
+    (score,) = image_scores(logits, mask, ["a"])
+    assert score.dice == pytest.approx(2 * score.iou / (1 + score.iou))
+
+
+def test_an_image_scores_the_same_alone_and_in_a_batch() -> None:
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 1, 8, 8, generator=rng)
+    mask = (torch.rand(4, 1, 8, 8, generator=rng) < 0.4).float()
+    batch = image_scores(logits, mask, "abcd")
+    for index, name in enumerate("abcd"):
+        one = slice(index, index + 1)
+        assert image_scores(logits[one], mask[one], [name]) == (batch[index],)
+
+
+@pytest.mark.parametrize("rows", [("....", "...."), ("#...", "....")])
+def test_an_empty_annotation_is_excluded_whatever_was_predicted(rows: tuple[str, ...]) -> None:
+    predicted = picture(*rows)
+    (score,) = image_scores(logits_of(predicted), torch.zeros_like(predicted), ["normal"])
+    assert math.isnan(score.dice)
+    assert math.isnan(score.iou)
+    assert score.empty
+    assert score.foreground_pixels == 0
+
+
+def test_an_empty_annotation_scores_one_or_zero_where_that_convention_is_asked_for() -> None:
+    predicted = torch.cat([picture("....", "...."), picture("#...", "....")])
+    nothing = torch.zeros_like(predicted)
+    right, wrong = image_scores(logits_of(predicted), nothing, ["a", "b"], empty="one")
+    assert (right.dice, right.iou) == (1, 1)
+    assert (wrong.dice, wrong.iou) == (0, 0)
+    assert right.empty
+    assert wrong.empty
+
+
+def test_an_empty_prediction_of_an_annotated_image_scores_zero() -> None:
+    annotated = picture("##..", "....")
+    (score,) = image_scores(logits_of(torch.zeros_like(annotated)), annotated, ["a"])
+    assert (score.dice, score.iou, score.empty) == (0, 0, False)
+
+
+def test_a_probability_of_exactly_one_half_is_foreground() -> None:
+    logits = torch.tensor([[[[0.0, -1e-3]]]])
+    assert foreground(logits).tolist() == [[[[True, False]]]]
+
+
+def test_half_precision_logits_just_below_zero_stay_background() -> None:
+    # The sigmoid of -1e-4 is 0.499975, which bfloat16 would round to 0.5.
+    logits = torch.tensor([[[[-1e-4]]]], dtype=torch.bfloat16)
+    assert not foreground(logits).any()
+
+
+def test_a_batch_without_images_has_no_scores() -> None:
+    nothing = torch.zeros(0, 1, 4, 4)
+    assert image_scores(nothing, nothing, []) == ()
+
+
+def test_boolean_and_integer_masks_score_like_float_ones() -> None:
+    mask = picture("##..", "....")
+    scores = {image_scores(logits_of(mask), m, ["a"]) for m in (mask, mask.bool(), mask.byte())}
+    assert len(scores) == 1
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("logits", "mask", "names", "message"),
+    [
+        (torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 2, 2), ["a"], r"Resize the logits"),
+        (torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4), ["a"], r"\(batch, 1, height, width\)"),
+        (torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4), ["a"], r"1 names for 2 images"),
+        (torch.zeros(1, 1, 4, 4), torch.full((1, 1, 4, 4), 255.0), ["a"], r"divide a 0/255 mask"),
+        (torch.full((1, 1, 2, 2), math.nan), torch.zeros(1, 1, 2, 2), ["a"], r"4 NaN of 4"),
+    ],
+)
+def test_unusable_input_is_refused_by_what_is_wrong_with_it(
+    logits: Tensor, mask: Tensor, names: list[str], message: str
+) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        image_scores(logits, mask, names)
+
+
+def test_an_aggregate_matches_its_definition_worked_by_hand() -> None:
+    # mean (0 + 0.5 + 1) / 3 = 0.5; sd √((0.25 + 0 + 0.25) / 2) = 0.5; quartiles half-way.
+    found = aggregate([1.0, 0.0, math.nan, 0.5], min_count=3)
+    assert found is not None
+    assert (found.n, found.n_empty) == (3, 1)
+    assert (found.mean, found.sd) == (0.5, 0.5)
+    assert (found.q25, found.median, found.q75) == (0.25, 0.5, 0.75)
+
+
+@settings(deadline=None)
+@given(values=st.lists(st.floats(0, 1), min_size=2, max_size=30))
+def test_an_aggregate_agrees_with_the_standard_library(values: list[float]) -> None:
+    found = aggregate(values, min_count=1)
+    assert found is not None
+    assert found.mean == pytest.approx(statistics.fmean(values))
+    assert found.sd == pytest.approx(statistics.stdev(values), abs=1e-12)
+    quartiles = statistics.quantiles(values, n=4, method="inclusive")
+    assert (found.q25, found.median, found.q75) == pytest.approx(tuple(quartiles))
+
+
+@given(values=st.lists(st.sampled_from([0.25, math.nan]), max_size=8), minimum=st.integers(1, 8))
+def test_nothing_is_told_of_fewer_than_the_minimum_count_of_scored_images(
+    values: list[float], minimum: int
+) -> None:
+    scored = sum(not math.isnan(value) for value in values)
+    found = aggregate(values, min_count=minimum)
+    assert (found is None) == (scored < minimum)
+    if found is not None:
+        assert found.n >= minimum
+
+
+def test_the_spread_of_a_single_image_is_zero_and_no_nan() -> None:
+    found = aggregate(np.array([0.75]), min_count=1)
+    assert found is not None
+    assert (found.mean, found.sd, found.q25, found.q75) == (0.75, 0, 0.75, 0.75)
+
+
+def test_a_minimum_count_below_one_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="min_count is 0"):
+        aggregate([0.5], min_count=0)
+
+
+def test_an_infinite_score_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="infinite"):
+        aggregate([math.inf], min_count=1)
