@@ -13,9 +13,9 @@ from torch import Tensor
 from fdfed.exchange import TapLayout
 from fdfed.losses import exchange_cotangents
 
-_PADDED_ELEMENTS: Final = 1 << 18
-"""Up to this many padded elements the cost of a tap is that of calling the operations, not of
-their arithmetic, and all taps go through them at once."""
+_GROUP_ELEMENTS: Final = 1 << 15
+"""Taps are computed together while their stack holds no more elements than this. Below it, calling
+the operations costs more than their arithmetic; above it, padding and fresh memory cost more."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,28 +51,26 @@ def cross_site_terms(
         valid: `(S, taps)`; an invalid tap of a site enters no pair.
         form, bound, eps: as in `fdfed.losses.exchange_cotangents`.
     """
-    foreground, background = layout.split(vectors)
+    spans = [(fore, back) for _, fore, back in layout.spans()]
     site_terms = np.full(valid.shape, np.nan)
     cotangents = np.empty_like(vectors)
-    to_foreground, to_background = layout.split(cotangents)
     for group in _groups(layout, sites=len(vectors)):
-        names = [layout.names[tap] for tap in group]
-        known = torch.from_numpy(np.ascontiguousarray(valid[:, group].T))
+        known = valid[:, group]
         values, d_foreground, d_background = exchange_cotangents(
-            _stack([foreground[name] for name in names]),
-            _stack([background[name] for name in names]),
-            known,
+            _stack([vectors[:, spans[tap][0]] for tap in group]),
+            _stack([vectors[:, spans[tap][1]] for tap in group]),
+            torch.from_numpy(np.ascontiguousarray(known.T)),
             form=form,
             bound=bound,
             eps=eps,
         )
         # A site has a peer where it is valid and is not the only one.
-        paired = known & (known.sum(-1, keepdim=True) > 1)
-        site_terms[:, group] = values.masked_fill(~paired, torch.nan).T.numpy()
-        for row, name in enumerate(names):
-            width = to_foreground[name].shape[-1]
-            to_foreground[name][:] = d_foreground[row, :, :width].numpy()
-            to_background[name][:] = d_background[row, :, :width].numpy()
+        paired = known & (known.sum(0) > 1)
+        site_terms[:, group] = np.where(paired, values.numpy().T, np.nan)
+        for tap, dF, dB in zip(group, d_foreground.numpy(), d_background.numpy(), strict=True):
+            width = layout.channels[tap]
+            cotangents[:, spans[tap][0]] = dF[:, :width]
+            cotangents[:, spans[tap][1]] = dB[:, :width]
     count = valid.sum(0)
     total = np.where(valid, site_terms, 0.0).sum(0)
     pair_terms = np.divide(total, count, out=np.full(layout.taps, np.nan), where=count > 1)
@@ -80,11 +78,15 @@ def cross_site_terms(
 
 
 def _groups(layout: TapLayout, *, sites: int) -> list[list[int]]:
-    """Taps that are computed together."""
-    taps = list(range(layout.taps))
-    if sites * layout.taps * max(layout.channels) <= _PADDED_ELEMENTS:
-        return [taps]
-    return [[tap] for tap in taps]
+    """Taps that are computed together: neighbours in width, padded to the widest of them."""
+    groups: list[list[int]] = []
+    room = 0
+    for tap in sorted(range(layout.taps), key=lambda tap: -layout.channels[tap]):
+        if len(groups) == 0 or len(groups[-1]) >= room:
+            groups.append([])
+            room = _GROUP_ELEMENTS // (sites * layout.channels[tap])
+        groups[-1].append(tap)
+    return groups
 
 
 def _stack(prototypes: list[NDArray[np.float64]]) -> Tensor:
