@@ -202,7 +202,9 @@ def _read_case(case: Case) -> _Picture:
 
 
 def _mask_findings(
-    case: Case, mask: Bool[np.ndarray, "h w"], image: Float[np.ndarray, "h w c"] | None
+    case: Case,
+    mask: Bool[np.ndarray, "mask_h mask_w"],
+    image: Float[np.ndarray, "h w c"] | None,
 ) -> Iterator[Finding]:
     name = f"masks/{case.mask.name}"
     if image is not None and mask.shape != image.shape[:2]:
