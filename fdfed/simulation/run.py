@@ -35,7 +35,7 @@ from fdfed.simulation.grid import Fault, InProcessGrid
 
 POOLED: Final = "pooled"
 _KEEPS_TENSORS: Final = ("local", "fedbn")
-_PHANTOM_IMAGES: Final = 40
+_PHANTOM_IMAGES: Final = 60
 _POLL_SECONDS: Final = 0.005
 
 

@@ -81,7 +81,9 @@ class WeightedAverage:
         averages: dict[str, NDArray[Any]] = {}
         for name, own in self._reference.items():
             mean = self._sums[name] / self._examples
-            averages[name] = (np.rint(mean) if own.dtype.kind == "i" else mean).astype(own.dtype)
+            value = np.rint(mean) if own.dtype.kind == "i" else mean
+            # NumPy turns an array without dimensions into a scalar; a counter must stay an array.
+            averages[name] = np.asarray(value, dtype=own.dtype)
         return averages
 
     def drift(self, average: Mapping[str, NDArray[Any]]) -> float:

@@ -34,6 +34,7 @@ def test_counters_of_batch_normalisation_stay_integers() -> None:
     average.fold(update(0, 0, count=8), num_examples=1)
     average.fold(update(0, 0, count=9), num_examples=2)
     count = average.result()["norm.count"]
+    assert isinstance(count, np.ndarray)
     assert count.dtype == np.int64
     assert count == 9  # round(26 / 3)
 

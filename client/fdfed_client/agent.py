@@ -1,0 +1,139 @@
+"""The hospital's agent: its images, its identity, its two connections, both outward."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from fdfed.config import RunPlan
+from fdfed.data import SiteData, check_site_folder, open_site, write_phantoms
+from fdfed.errors import DataError, InvalidInput
+from fdfed.training.device import resolve_device
+from fdfed.training.site_state import SiteStore
+from fdfed_client.app import build_client_app
+from fdfed_client.audit import AuditLog
+from fdfed_client.config import SiteConfig
+from fdfed_client.exchange import ExchangeStream
+from fdfed_client.exchange_link import SiteIdentity
+from fdfed_client.flower import run_node
+from fdfed_client.local_report import LocalReport
+from fdfed_client.site import Site
+
+log = logging.getLogger(__name__)
+
+_REPLY_SLACK_SECONDS: Final = 10.0
+"""The hub answers at the step's deadline; what comes later than this beyond it is lost."""
+_PHANTOM_IMAGES: Final = 60
+
+
+def data_folder(config: SiteConfig, data: Path | None, *, phantoms: bool) -> Path:
+    """The folder that holds a folder of this site's name.
+
+    Args:
+        data: from the command line; else the configuration's.
+        phantoms: the user asked for built-in phantoms instead of images.
+
+    Raises:
+        DataError: if there is no folder, or phantoms were asked for beside one.
+    """
+    chosen = data or config.data
+    if phantoms:
+        if data is not None:
+            raise DataError("--data and --phantoms exclude each other; give one of them")
+        return config.state / "phantoms"
+    if chosen is None:
+        raise DataError(
+            f"{config.site} has no images: give --data DIR, where DIR/{config.site}/images and "
+            f"DIR/{config.site}/masks are, or set data in site.toml. To try the system without "
+            "images, give --phantoms."
+        )
+    # The folder of all sites, or the site's own one: both are how people keep their images.
+    if not (chosen / config.site).is_dir() and (chosen / "images").is_dir():
+        if chosen.resolve().name != config.site:
+            raise DataError(
+                f"{chosen} holds images, but is not named {config.site}; rename it, or give the "
+                f"folder above it, with the site's folder named {config.site}"
+            )
+        return chosen.resolve().parent
+    return chosen
+
+
+def run_agent(
+    config: SiteConfig,
+    *,
+    data: Path | None,
+    phantoms: bool,
+    stop: threading.Event,
+    on_step: Callable[[int, int, int], None] | None = None,
+    on_event: Callable[[str], None] | None = None,
+) -> None:
+    """Serves the site's coordinator until `stop` is set.
+
+    Raises:
+        DataError: if there are no usable images, before anything connects.
+        ConnectionFailed: if the coordinator does not accept the site's identity.
+        InvalidInput: if a file that `site.toml` names is missing.
+    """
+    folder = data_folder(config, data, phantoms=phantoms)
+    if not phantoms:
+        check_site_folder(folder / config.site).raise_findings()
+    report = LocalReport(config.state / "local")
+    site = Site(
+        config.site,
+        lambda plan: _open(config.site, folder, plan, phantoms=phantoms),
+        SiteStore(config.state / "rounds"),
+        device=resolve_device(config.device),
+        open_exchange=lambda plan: _exchange(config, plan),
+        on_step=on_step,
+        on_result=report.add,
+    )
+    try:
+        run_node(
+            build_client_app(site, audit=AuditLog(config.state / "audit.log")),
+            server=config.fleet_address,
+            root_certificates=_read(config.ca),
+            private_key=_read(config.node_key),
+            site=config.site,
+            state=config.state,
+            stop=stop,
+            on_event=on_event or log.info,
+        )
+    finally:
+        site.close()
+
+
+def _open(site: str, folder: Path, plan: RunPlan, *, phantoms: bool) -> SiteData:
+    if phantoms and not (folder / site).exists():
+        write_phantoms(folder, site, images=_PHANTOM_IMAGES, size=plan.size, seed=plan.seed)
+    return open_site(
+        site,
+        folder,
+        size=plan.size,
+        in_channels=plan.in_channels,
+        seed=plan.seed,
+        batch_size=plan.batch_size,
+        augment=plan.augment,
+    )
+
+
+def _exchange(config: SiteConfig, plan: RunPlan) -> ExchangeStream:
+    identity = SiteIdentity(
+        certificate=_read(config.certificate),
+        key=_read(config.key),
+        ca_certificate=_read(config.ca),
+    )
+    patience = plan.exchange.deadline_seconds + _REPLY_SLACK_SECONDS
+    return ExchangeStream(config.exchange_address, identity, reply_seconds=patience)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as err:
+        raise InvalidInput(
+            f"{path} cannot be read ({err.strerror}); it is one of the files that "
+            "`fdfed-server provision` made for this site, and site.toml names it"
+        ) from err
