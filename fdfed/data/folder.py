@@ -65,10 +65,16 @@ def _listings(folder: Path) -> tuple[dict[str, str], dict[str, str], list[Findin
         listing: dict[str, str] = {}
         listings.append(listing)
         below = folder / part
-        if not below.is_dir():
-            findings.append(Finding(f"{part}/", "does not exist", _LAYOUT))
+        try:
+            paths = sorted(below.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            findings.append(Finding(f"{part}/", "does not exist as a folder", _LAYOUT))
             continue
-        for path in sorted(below.iterdir()):
+        except OSError as err:
+            remedy = "give the account that runs this program the right to read it"
+            findings.append(Finding(f"{part}/", f"cannot be listed ({err.strerror})", remedy))
+            continue
+        for path in paths:
             if path.name.startswith(".") or path.name.lower() in _LITTER:
                 continue
             finding = _unwanted(path, part, listing)

@@ -80,8 +80,18 @@ def test_no_masks_folder_is_one_finding_not_one_per_image(site_folder: Path) -> 
     shutil.rmtree(site_folder / "masks")
     report = check_site_folder(site_folder)
     assert [(finding.file, finding.reason) for finding in report.findings] == [
-        ("masks/", "does not exist")
+        ("masks/", "does not exist as a folder")
     ]
+
+
+def test_a_folder_that_may_not_be_read_is_a_finding(
+    site_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert "Permission denied" in reasons(check_site_folder(site_folder))["images/"]
 
 
 def test_empty_folders_are_findings(tmp_path: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from monai.data.image_reader import PILReader
 from PIL import Image
 
@@ -119,6 +123,28 @@ def test_a_file_that_is_no_image_is_refused(tmp_path: Path, content: bytes) -> N
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(UnusablePicture, match="cannot be opened as an image"):
         read_image(tmp_path / "a.png")
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    kind=st.sampled_from(["PNG", "JPEG", "TIFF", "BMP"]),
+    place=st.floats(0, 1, exclude_max=True),
+    byte=st.integers(0, 255),
+    cut=st.booleans(),
+)
+def test_broken_bytes_give_pixels_or_our_own_error(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, place: float, byte: int, cut: bool
+) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(TALL.repeat(4, 0).repeat(5, 1)).save(stream, format=kind)
+    content = bytearray(stream.getvalue())
+    index = int(place * len(content))
+    content[index] = byte
+    path = tmp_path_factory.getbasetemp() / "broken.png"
+    path.write_bytes(content[:index] if cut else content)
+    for read in (read_image, read_mask):
+        with contextlib.suppress(UnusablePicture):
+            read(path)
 
 
 def test_other_decoders_are_never_tried(tmp_path: Path) -> None:
