@@ -55,10 +55,11 @@ class ExchangeStream:
                 "must be above 0"
             )
         self._address = address
-        self._reply_seconds = reply_seconds
         self._stats = StatsRecorder()
         self._connection = ExchangeConnection(
-            lambda: ExchangeLink(address, identity, seconds=connect_seconds)
+            lambda: ExchangeLink(
+                address, identity, connect_seconds=connect_seconds, reply_seconds=reply_seconds
+            )
         )
 
     def connect(self) -> None:
@@ -113,7 +114,7 @@ class ExchangeStream:
 
     def _ask(self, link: ExchangeLink, message: pb.SiteFrame) -> pb.HubFrame:
         try:
-            return link.ask(message, seconds=self._reply_seconds)
+            return link.ask(message)
         except ConnectionFailed as err:
             self._connection.drop(link, err)
             raise

@@ -1,7 +1,8 @@
 """One connection to the exchange hub, from handshake to loss. `exchange.ExchangeStream` holds it.
 
-The calls are gRPC's blocking ones with a thread that reads the replies: on loopback they are as
-quick as the asyncio ones (`tests/benchmarks/bench_exchange.py`), and a wait has an exact bound.
+The stream is gRPC's blocking one, read by the thread that asks: each hop to another thread costs
+0.1 to 0.3 ms where cores are scarce, and asyncio has two of them. What that leaves out, a bound on
+the wait, is given by a thread that sleeps through all steps that are answered in time.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -104,9 +106,20 @@ class ExchangeLink:
     """An open stream. After any error but a refusal it is of no further use: `close` it."""
 
     def __init__(
-        self, address: str, identity: SiteIdentity | InsecureIdentity, *, seconds: float
+        self,
+        address: str,
+        identity: SiteIdentity | InsecureIdentity,
+        *,
+        connect_seconds: float,
+        reply_seconds: float,
     ) -> None:
-        """Connects and greets, within `seconds`.
+        """Connects and greets.
+
+        Args:
+            address: `host:port`.
+            identity: who this site is.
+            connect_seconds: bound on connecting and greeting together.
+            reply_seconds: bound on every later answer.
 
         Raises:
             HubUnavailable: if the hub is not there, or does not answer in time.
@@ -114,8 +127,10 @@ class ExchangeLink:
             FrameRefused: if the hub does not take this site, or speaks another version.
         """
         self._address = address
+        self._limit = connect_seconds
+        self._due: float | None = None
+        self._closed = threading.Event()
         self._outgoing: queue.SimpleQueue[pb.SiteFrame | None] = queue.SimpleQueue()
-        self._incoming: queue.SimpleQueue[pb.HubFrame | grpc.RpcError | None] = queue.SimpleQueue()
         self._channel = identity.channel(address)
         metadata = (
             (("fdfed-insecure-site", identity.site),)
@@ -124,53 +139,62 @@ class ExchangeLink:
         )
         stub = pb_grpc.ExchangeStub(self._channel)  # type: ignore[no-untyped-call]
         self._call = stub.Stream(iter(self._outgoing.get, None), metadata=metadata)
-        threading.Thread(target=self._read, name="exchange-replies", daemon=True).start()
+        threading.Thread(
+            target=self._watch,
+            args=(min(connect_seconds, reply_seconds),),
+            name="exchange-watch",
+            daemon=True,
+        ).start()
         try:
-            self._greet(seconds)
+            self._greet()
         except BaseException:
             self.close()
             raise
+        self._limit = reply_seconds
 
-    def ask(self, message: pb.SiteFrame, *, seconds: float) -> pb.HubFrame:
+    def ask(self, message: pb.SiteFrame) -> pb.HubFrame:
         """The hub's answer to `message`.
 
         Raises:
-            HubUnavailable: if the connection is lost, or nothing comes within `seconds`.
+            HubUnavailable: if the connection is lost, or nothing comes in time.
             CryptoError: if the hub's certificate does not verify.
             FrameRefused: if the message is too large for the hub.
         """
+        self._due = time.monotonic() + self._limit
         self._outgoing.put(message)
         try:
-            reply = self._incoming.get(timeout=seconds)
-        except queue.Empty:
-            raise HubUnavailable(
-                f"the exchange hub at {self._address} has not answered for {seconds:g} s; the term "
-                "of this step is dropped, and the connection is opened anew"
-            ) from None
-        if reply is None:
-            raise HubUnavailable(f"the exchange hub at {self._address} ended the stream")
-        if isinstance(reply, grpc.RpcError):
-            raise _explained(reply, self._address) from reply
+            reply: pb.HubFrame = next(self._call)
+        except StopIteration:
+            raise HubUnavailable(f"the exchange hub at {self._address} ended the stream") from None
+        except grpc.RpcError as err:
+            if err.code() is grpc.StatusCode.CANCELLED:
+                why = "was closed" if self._closed.is_set() else f"was silent for {self._limit:g} s"
+                raise HubUnavailable(f"the stream to {self._address} {why}") from err
+            raise _explained(err, self._address) from err
+        finally:
+            self._due = None
         return reply
 
     def close(self) -> None:
         """Ends the stream and its threads; the hub sees the site leave."""
+        self._closed.set()
         self._outgoing.put(None)
         self._call.cancel()
         self._channel.close()
 
-    def _read(self) -> None:
-        try:
-            for message in self._call:
-                self._incoming.put(message)
-        except grpc.RpcError as err:
-            self._incoming.put(err)
-        else:
-            self._incoming.put(None)
+    def _watch(self, pause: float) -> None:
+        # It never sleeps longer than the limit, so it wakes before anything asked meanwhile is
+        # due, and then sleeps until exactly that moment.
+        while not self._closed.wait(pause):
+            due = self._due
+            pause = self._limit if due is None else due - time.monotonic()
+            if pause <= 0:
+                self._call.cancel()
+                return
 
-    def _greet(self, seconds: float) -> None:
+    def _greet(self) -> None:
         hello = pb.Hello(protocol_version=PROTOCOL_VERSION)
-        reply = self.ask(pb.SiteFrame(hello=hello), seconds=seconds)
+        reply = self.ask(pb.SiteFrame(hello=hello))
         kind = reply.WhichOneof("frame")
         if kind == "refusal":
             raise refusal_of(reply)
