@@ -114,9 +114,8 @@ class RunPlan(Frozen):
     attempts: int = Field(default=3, ge=1)
     """How often a round under quorum is tried before the run stops."""
     round_deadline_seconds: float = Field(default=3600.0, gt=0)
-    min_count: int = Field(default=5, ge=1)
-    """A site reports aggregates over at least this many images; below it, only the mean of all its
-    images is withheld too and the site counts as not evaluated."""
+    min_count: int = Field(default=3, ge=1)
+    """A site reports aggregates over at least this many images; below it, it reports none."""
 
     @model_validator(mode="after")
     def _check(self) -> RunPlan:

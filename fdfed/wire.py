@@ -473,10 +473,12 @@ class _Reader:
         return value
 
     def aggregate(self, name: str) -> Aggregate:
-        value = self.vector(name)
+        value = self.vector(name, may_be_nan=True)
         counts, fractions = value[:2], value[2:]
         if (
             len(value) != len(_AGGREGATE)
+            # Quartiles are withheld over few images; the others are always there.
+            or np.isnan(value[:4]).any()
             or (counts != np.floor(counts)).any()
             or (counts < 0).any()
             or (counts > _MAX_EXAMPLES).any()

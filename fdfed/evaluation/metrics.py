@@ -23,6 +23,9 @@ from fdfed.errors import InvalidInput
 THRESHOLD: Final = 0.5
 """Probability from which a pixel counts as foreground."""
 
+QUARTILES_FROM: Final = 10
+"""Fewest images over which quartiles are given."""
+
 EmptyAnnotation = Literal["exclude", "one"]
 
 
@@ -53,6 +56,7 @@ class Aggregate:
     sd: float
     """Sample standard deviation (divisor n - 1); 0 for a single image, never NaN."""
     q25: float
+    """Quartiles are NaN below `QUARTILES_FROM` images, where each would be one image's score."""
     median: float
     q75: float
 
@@ -136,9 +140,8 @@ def aggregate(values: Iterable[float], *, min_count: int) -> Aggregate | None:
     """Mean, spread and quartiles of `values`, or `None` over fewer than `min_count` images.
 
     NaN is an excluded image: counted in `n_empty`, and in nothing else. Quartiles interpolate
-    linearly between order statistics, so that at a small n a quartile can be the score of one
-    image (at n = 5 all three are): `min_count` bounds how few images stand behind an aggregate,
-    not what a quartile tells.
+    linearly between order statistics; over few images a quartile is the score of one of them (at
+    n = 5 all three are), so they are NaN below `QUARTILES_FROM` images.
 
     Raises:
         InvalidInput: if `min_count` is below 1 or a value is infinite.
@@ -152,7 +155,8 @@ def aggregate(values: Iterable[float], *, min_count: int) -> Aggregate | None:
     if len(kept) < min_count:
         return None
     scores = np.asarray(kept, dtype=np.float64)
-    q25, median, q75 = np.quantile(scores, (0.25, 0.5, 0.75)).tolist()
+    quartiles = np.quantile(scores, (0.25, 0.5, 0.75)).tolist()
+    q25, median, q75 = quartiles if len(kept) >= QUARTILES_FROM else (math.nan,) * 3
     return Aggregate(
         n=len(kept),
         n_empty=len(everything) - len(kept),
