@@ -38,6 +38,13 @@ def validation_dice(results: RunResults) -> Picture | None:
 
     alt = "Validation Dice by round. " + _story(results.rounds, lambda row: row.val_dice)
     caption = "Mean validation Dice of each round's aggregated model at each site."
+    silent = [
+        site
+        for site in _sites(results.rounds)
+        if not any(is_known(r.sites[site].val_dice) for r in results.rounds if site in r.sites)
+    ]
+    if silent:
+        caption += f" Withheld, for too few validation images: {', '.join(silent)}."
     if best is not None:
         alt += f" Best round: {best.round}, mean over sites {best.mean_val_dice:.3f}."
         caption += " The star is the round with the best unweighted mean over sites."
@@ -101,7 +108,7 @@ def alpha_by_tap(results: RunResults) -> Picture | None:
     return picture(
         "alpha",
         draw,
-        "The weight α of each tap by round; blank in phase 1, where it is 0.",
+        "The weight α with which each round trained each tap; blank in phase 1, where it is 0.",
         f"Map of α by tap and round. At the end: {final}.",
         height=2.7,
     )
@@ -133,6 +140,7 @@ def _tap_panel(
     def draw(axes: Axes) -> None:
         axes.plot(numbers, fd, color=SERIES[0], linestyle="-", label="within sites")
         axes.plot(numbers, exch, color=SERIES[1], linestyle="--", label="across sites")
+        _span_rounds(axes, rounds)
         _mark_phases(axes, rounds, words=False)
 
     parts = [
@@ -198,6 +206,7 @@ def seconds_by_round(results: RunResults) -> Picture | None:
 
     def draw(axes: Axes) -> None:
         axes.bar(numbers, seconds, color=SERIES[0], width=0.75)
+        _span_rounds(axes, results.rounds)
         _mark_phases(axes, results.rounds)
         axes.set(ylabel="seconds")
 
@@ -212,6 +221,8 @@ def _lines_by_site(
     for number, site in enumerate(_sites(rounds)):
         colour, dashes, marker = series_look(number)
         known = [value(record.sites.get(site, SiteRound())) for record in rounds]
+        if not any(is_known(v) for v in known):
+            continue
         axes.plot(
             [record.round for record in rounds],
             [math.nan if v is None else v for v in known],
@@ -221,6 +232,12 @@ def _lines_by_site(
             markevery=every,
             label=site,
         )
+    _span_rounds(axes, rounds)
+
+
+def _span_rounds(axes: Axes, rounds: Sequence[RoundRecord]) -> None:
+    """All rounds of the run, also where a curve begins late: figures can then be compared."""
+    axes.set_xlim(rounds[0].round - 0.5, rounds[-1].round + 0.5)
 
 
 def _mark_phases(axes: Axes, rounds: Sequence[RoundRecord], *, words: bool = True) -> None:

@@ -175,8 +175,12 @@ def overlay(
     pen = ImageDraw.Draw(picture)
     thickness = max(1, round(min(picture.size) / 200))
     lines = [[(float(x), float(y)) for x, y in p] for p in outlines(probability, level=threshold)]
-    # All casings first, so that none covers a neighbour's outline.
-    for colour, width in ((CASING, thickness + 2), (OUTLINE, thickness)):
+    pens = [(OUTLINE, thickness)]
+    if thickness > 1:
+        # All casings first, so that none covers a neighbour's outline. On a small image they
+        # would cover the image.
+        pens.insert(0, (CASING, thickness + 2))
+    for colour, width in pens:
         for line in lines:
             pen.line(line, fill=colour, width=width, joint="curve")
     return np.asarray(picture)

@@ -149,15 +149,15 @@ def test_an_aggregate_matches_its_definition_worked_by_hand() -> None:
     assert (found.mean, found.sd) == (0.5, 0.5)
 
 
-def test_quartiles_are_given_over_ten_images_and_withheld_over_nine() -> None:
-    # 0, 0.1, … 1.0 without 0.5: positions 2.25, 4.5 and 6.75 of the ten.
-    scores = [0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0]
-    found = aggregate(scores, min_count=1)
-    assert found is not None
-    assert (found.q25, found.median, found.q75) == pytest.approx((0.225, 0.5, 0.775))
-    fewer = aggregate(scores[:9], min_count=1)
-    assert fewer is not None
-    assert all(math.isnan(value) for value in (fewer.q25, fewer.median, fewer.q75))
+def test_quartiles_are_withheld_where_each_would_be_one_images_score() -> None:
+    few = aggregate([k / 8 for k in range(QUARTILES_FROM - 1)], min_count=1)
+    assert few is not None
+    assert all(math.isnan(value) for value in (few.q25, few.median, few.q75))
+    # 0, 0.1 … 1: a quarter of the way through eleven values is half-way between the third and
+    # the fourth.
+    enough = aggregate([k / 10 for k in range(11)], min_count=1)
+    assert enough is not None
+    assert (enough.q25, enough.median, enough.q75) == pytest.approx((0.25, 0.5, 0.75))
 
 
 @settings(deadline=None)

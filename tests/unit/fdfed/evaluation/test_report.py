@@ -208,6 +208,15 @@ def test_withheld_scores_are_named_and_leave_the_mean_to_the_other_sites() -> No
     assert html.count("<b>0.812</b>") == 3  # two sites and their mean
 
 
+def test_a_site_that_never_told_its_validation_dice_is_named_and_not_drawn() -> None:
+    rounds = tuple(
+        replace(record, sites={**record.sites, "tnbc": SiteRound(loss_seg=1.0)})
+        for record in RESULTS.rounds
+    )
+    html = render_report(replace(RESULTS, rounds=rounds))
+    assert "Withheld, for too few validation images: tnbc." in html
+
+
 def test_rounds_that_went_wrong_are_listed() -> None:
     first = RESULTS.rounds[0]
     refused = SiteRound(refused="the norm of the update is 812")
