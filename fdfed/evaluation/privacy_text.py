@@ -31,13 +31,18 @@ def what_left(results: RunResults, plan: RunPlan) -> list[str]:
     scores = (
         "Validation and test scores: number, mean, standard deviation and quartiles"
         f"{f', over {privacy.min_count} images or more' if privacy.min_count > 1 else ''}; and the "
-        "counts of training, validation and test images."
+        "counts of training, validation, test and empty images."
     )
     if plan.strategy == "local":
         return [scores]
     left = [_weights(results), scores]
     if plan.effective_loss != "seg":
-        left.append("Losses, and a proposal for the weight α of each tap, once a round.")
+        left.append(
+            "Once a round: the mean losses, a proposal for the weight α of each tap, and the share "
+            "of steps in which a tap had foreground and background to compare."
+        )
+    else:
+        left.append("Once a round: the mean training loss.")
     if plan.effective_loss == "fd+exch":
         left.append(_prototypes(results))
         if len(results.sites) == 2:
