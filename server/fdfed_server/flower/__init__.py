@@ -1,5 +1,14 @@
-"""Every private Flower import of the coordinator, behind functions of our own."""
+"""Every private Flower import of the coordinator, behind functions of our own.
 
+`SuperLink` keeps Flower's server process alive, `run_server_app` runs a `ServerApp` against it, and
+`site_nodes` says which nodes are whose. The rest is for grids that live in one process.
+"""
+
+# First: it checks the installed release, before the others import names that may have moved.
+from fdfed_server.flower._release import FLOWER_VERSION
+from fdfed_server.flower.calls import register_sites
+from fdfed_server.flower.environment import prepare_process
+from fdfed_server.flower.grid import RunGrid, site_nodes
 from fdfed_server.flower.messages import (
     empty_run,
     node_info,
@@ -7,13 +16,22 @@ from fdfed_server.flower.messages import (
     set_task_identity,
     stamp,
 )
-from fdfed_server.flower.pin import FLOWER_VERSION
+from fdfed_server.flower.run import ServerSession, open_run, run_server_app
+from fdfed_server.flower.superlink import SuperLink
 
 __all__ = [
     "FLOWER_VERSION",
+    "RunGrid",
+    "ServerSession",
+    "SuperLink",
     "empty_run",
     "node_info",
+    "open_run",
+    "prepare_process",
+    "register_sites",
     "roundtrip",
+    "run_server_app",
     "set_task_identity",
+    "site_nodes",
     "stamp",
 ]

@@ -10,7 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDic
 
 from fdfed.errors import InvalidInput
 from fdfed_server.flower import empty_run, node_info, roundtrip, set_task_identity, stamp
-from fdfed_server.flower.pin import FLOWER_VERSION, require_pinned_flower
+from fdfed_server.flower._release import FLOWER_VERSION, require_pinned_flower
 
 
 @pytest.fixture(autouse=True)

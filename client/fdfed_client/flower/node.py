@@ -1,0 +1,305 @@
+"""The agent as a Flower node: it fetches messages, and answers them with the installed app.
+
+There is no node process beside it, and no app bundle: whatever run a message belongs to, it is
+answered by the one `ClientApp` that this hospital installed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectPushError,
+    inflate_object_from_contents,
+    pull_objects,
+    push_objects,
+)
+
+from fdfed.errors import FdfedError, InvalidInput, WireError
+from fdfed_client.flower.environment import prepare_process
+from fdfed_client.flower.fleet import Fleet, MessageTooLarge
+from fdfed_client.flower.link import Heartbeat, Link, MembershipLost, RequestRefused, Stopping
+
+_log = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES: Final = 2 * 2**30
+"""Default for the largest message that a site takes, as the sum of its objects."""
+_APP_RAISED: Final = 2
+"""Flower's error code for a client app that raised."""
+_OBJECT_PAUSES: Final = (0.02, 1.0)
+"""First and longest wait, in seconds, for an object that the coordinator is still uploading.
+(Flower's own 1 s and 10 s are longer than the upload itself. They are arguments of `pull_objects`.)
+"""
+_OBJECT_PATIENCE: Final = 600.0
+_UPLOADS: Final = 3
+"""How often a reply's upload begins anew; its session ends when nothing came for 3 minutes."""
+_MIN_HEARTBEAT: Final = 10.0
+_MAX_HEARTBEAT: Final = 1800.0
+
+
+def run_node(
+    app: ClientApp,
+    *,
+    server: str,
+    root_certificates: bytes,
+    private_key: bytes,
+    site: str,
+    state: Path,
+    stop: threading.Event,
+    poll_seconds: float = 0.1,
+    heartbeat_seconds: float = 15.0,
+    key_patience: float | None = None,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    on_event: Callable[[str], None] | None = None,
+) -> None:
+    """Serves the coordinator until `stop` is set: a message at a time, in this thread.
+
+    Outages of the coordinator are waited out. An exception of the app becomes an error reply that
+    names its class and nothing else.
+
+    Args:
+        server: `host:port` of the coordinator's fleet port.
+        root_certificates: PEM of the consortium's authority.
+        private_key: OpenSSH text of the node's elliptic-curve key.
+        site: this site's name, which the app finds in `context.node_config`.
+        state: the agent's folder; Flower's few files go below it.
+        heartbeat_seconds: the coordinator counts the site as gone after twice this (10 to 1800).
+        key_patience: seconds before a refused key is an error. By default a little more than a
+            node that was killed is still counted as online, and its successor refused.
+        max_message_bytes: a larger message is refused, and the coordinator is told so.
+        on_event: gets one line for people whenever the connection changes or a message is done.
+
+    Raises:
+        CryptoError: if the coordinator does not know the key, or is not who it should be.
+        InvalidInput: if `heartbeat_seconds` is out of bounds.
+    """
+    if not _MIN_HEARTBEAT <= heartbeat_seconds <= _MAX_HEARTBEAT:
+        raise InvalidInput(
+            f"heartbeat_seconds is {heartbeat_seconds}; Flower takes 10 to 1800 seconds"
+        )
+    prepare_process(state)
+    fleet = Fleet(
+        server,
+        root_certificates,
+        private_key,
+        heartbeat_seconds=heartbeat_seconds,
+        max_bytes=max_message_bytes,
+    )
+    tell = on_event or _log.info
+    link = Link(
+        fleet,
+        server=server,
+        stop=stop,
+        heartbeat_seconds=heartbeat_seconds,
+        patience=2 * heartbeat_seconds + 5 if key_patience is None else key_patience,
+        tell=tell,
+    )
+    node = _Node(app, fleet, link, site=site, max_bytes=max_message_bytes, tell=tell)
+    try:
+        while not stop.is_set():
+            node.serve(stop, poll_seconds)
+    except Stopping:
+        return
+    finally:
+        fleet.close()
+
+
+class _Node:
+    """The work of one node; what it has to remember between messages.
+
+    Flower's `TaskIdentity` is left unset: it is stamped on new messages only, and a node sends none
+    but replies, which take their metadata from the message that they answer.
+    """
+
+    def __init__(
+        self,
+        app: ClientApp,
+        fleet: Fleet,
+        link: Link,
+        *,
+        site: str,
+        max_bytes: int,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._app = app
+        self._fleet = fleet
+        self._link = link
+        self._site = site
+        self._max_bytes = max_bytes
+        self._tell = tell
+        self._node_id = 0
+        self._context: Context | None = None
+
+    def serve(self, stop: threading.Event, poll_seconds: float) -> None:
+        """One membership: joins, and answers messages until told to stop or no longer a member."""
+        self._node_id = self._link.join()
+        try:
+            with self._link.heartbeat(self._node_id) as heart:
+                while not stop.is_set():
+                    if not self._next(heart):
+                        stop.wait(poll_seconds)
+        except MembershipLost as err:
+            self._tell(f"the connection must be made anew: {err}")
+        finally:
+            self._link.leave(self._node_id)
+
+    def _next(self, heart: Heartbeat) -> bool:
+        """Answers one message; False if there was none."""
+        heart.check()
+        try:
+            found = self._link.persist(self._fleet.pull, self._node_id)
+        except (RequestRefused, MessageTooLarge) as err:
+            raise MembershipLost(str(err)) from err
+        if found is None:
+            return False
+        envelope, tree = found
+        began = time.monotonic()
+        try:
+            reply = self._fetch_and_answer(envelope, tree)
+            self._send(reply, time.monotonic() - began)
+        except (RequestRefused, ObjectPullError, ObjectPushError) as err:
+            # The run has ended meanwhile, or the coordinator sends the round anew.
+            self._tell(f"a {envelope.metadata.message_type} message came to nothing: {err}")
+        else:
+            outcome = f"refused ({reply.error.reason})" if reply.has_error() else "answered"
+            self._tell(
+                f"{envelope.metadata.message_type} message {outcome} after "
+                f"{time.monotonic() - began:.1f} s"
+            )
+        return True
+
+    def _fetch_and_answer(self, envelope: Message, tree: ObjectTree) -> Message:
+        try:
+            message = self._fetch(envelope, tree)
+        except FdfedError as err:
+            _log.warning("a message was refused: %s", err)
+            return _error_reply(envelope, err)
+        return self._answer(message)
+
+    def _fetch(self, envelope: Message, tree: ObjectTree) -> Message:
+        """The whole message that `envelope` announces.
+
+        Raises:
+            MessageTooLarge: if its objects are larger than this site takes.
+            WireError: if it cannot be rebuilt.
+        """
+        run_id, message_id = envelope.metadata.run_id, envelope.metadata.message_id
+        lock, total = threading.Lock(), 0
+
+        def pull(object_id: str) -> bytes:
+            nonlocal total
+            content = self._link.attempt(self._fleet.pull_object, self._node_id, run_id, object_id)
+            with lock:
+                total += len(content)
+                if total > self._max_bytes:
+                    raise MessageTooLarge(
+                        f"the coordinator's message is larger than {self._max_bytes} bytes, the "
+                        "most that this site takes"
+                    )
+            return content
+
+        contents = pull_objects(
+            [node.object_id for node in iterate_object_tree(tree)],
+            pull,
+            max_time=_OBJECT_PATIENCE,
+            initial_backoff=_OBJECT_PAUSES[0],
+            backoff_cap=_OBJECT_PAUSES[1],
+        )
+        self._link.attempt(self._fleet.confirm, self._node_id, run_id, message_id)
+        return _rebuilt(envelope, contents)
+
+    def _answer(self, message: Message) -> Message:
+        metadata = message.metadata
+        try:
+            reply = self._app(message=message, context=self._context_of(metadata.run_id))
+            if not isinstance(reply, Message):
+                raise TypeError(f"the app returned a {type(reply).__name__}, not a Message")
+        except FdfedError as err:
+            _log.warning("%s: %s", type(err).__name__, err)
+            return _error_reply(message, err)
+        except Exception as err:
+            _log.exception("the app failed on a %s message", metadata.message_type)
+            return _error_reply(message, err)
+        return reply
+
+    def _context_of(self, run_id: int) -> Context:
+        """The app's memory of this run. Of one run only: a coordinator has one at a time, and a
+        hostile one must not fill this process with others."""
+        if self._context is None or self._context.run_id != run_id:
+            self._context = Context(
+                run_id=run_id,
+                node_id=self._node_id,
+                node_config={"site": self._site},
+                state=RecordDict(),
+                run_config={},
+            )
+        return self._context
+
+    def _send(self, reply: Message, seconds: float) -> None:
+        # The id is the hash of the finished reply. `Metadata.message_id` has no setter: Flower's
+        # own node writes it in this way, just before the reply leaves.
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        for attempt in range(1, _UPLOADS + 1):
+            try:
+                self._upload(reply, seconds)
+            except ObjectPushError:
+                if attempt == _UPLOADS:
+                    raise
+            else:
+                return
+
+    def _upload(self, reply: Message, seconds: float) -> None:
+        attempt, node_id, run_id = self._link.attempt, self._node_id, reply.metadata.run_id
+        with no_object_id_recompute():
+            tree = get_object_tree(reply)
+            objects = get_all_nested_objects(reply)
+            wanted, session = attempt(self._fleet.push, node_id, reply, tree, seconds)
+            push_objects(
+                objects,
+                lambda object_id, content: attempt(
+                    self._fleet.push_object, node_id, run_id, session, object_id, content
+                ),
+                object_ids_to_push=wanted,
+            )
+
+
+def _error_reply(message: Message, err: Exception) -> Message:
+    """A reply that says which class of error came up. Never its text: that may hold a path, a
+    patient's name or a value."""
+    return Message(Error(_APP_RAISED, type(err).__name__), reply_to=message)
+
+
+def _rebuilt(envelope: Message, contents: dict[str, bytes]) -> Message:
+    metadata = envelope.metadata
+    try:
+        message = inflate_object_from_contents(metadata.message_id, contents)
+    # Whatever a stranger's bytes make Flower's decoder raise.
+    except Exception as err:
+        raise WireError(
+            f"a {metadata.message_type} message cannot be rebuilt ({type(err).__name__}); "
+            "coordinator and site must run the same version"
+        ) from err
+    if (
+        not isinstance(message, Message)
+        or not message.has_content()
+        or not isinstance(message.content, RecordDict)
+    ):
+        raise WireError(f"a {metadata.message_type} message came without content")
+    # The envelope is what this request asked for; the object's own metadata could say otherwise.
+    message.metadata.__dict__.update(metadata.__dict__)
+    return message

@@ -1,0 +1,140 @@
+"""The SuperLink's own process: `python -m fdfed_server.flower '<orders as JSON>'`.
+
+It is started by `SuperLink`, which hands over two listening sockets. Flower's command for this
+serves everything on one port, so the application is built here from Flower's parts instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+from flwr.common.constant import (
+    CONTROL_API_DEFAULT_SERVER_ADDRESS,
+    ISOLATION_MODE_PROCESS,
+    TRANSPORT_TYPE_GRPC_RERE,
+)
+from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
+from flwr.superlink.config_loader import SuperLinkLifespanConfig, load_control_authn_plugin
+from flwr.superlink.main import create_app
+
+from fdfed_server.flower.orders import SuperLinkOrders
+from fdfed_server.flower.surface import ControlSurface, PublicSurface
+
+_LOG_BYTES: Final = 5 * 2**20
+_LOG_FILES: Final = 5
+
+
+def main(argument: str) -> None:
+    """Serves until told to stop, or until the process that started it is gone."""
+    orders = SuperLinkOrders.model_validate_json(argument)
+    os.umask(0o077)
+    _log_to(orders.state / "superlink.log")
+    _follow(orders.parent)
+    asyncio.run(_serve(orders))
+
+
+def _configuration(orders: SuperLinkOrders, secret: bytes) -> SuperLinkLifespanConfig:
+    ca, certificate, key = (path.read_bytes() for path in orders.tls_files)
+    return SuperLinkLifespanConfig(
+        # Node keys are checked, and app tasks are given only to who holds the secret.
+        enable_supernode_auth=True,
+        isolation=ISOLATION_MODE_PROCESS,
+        superexec_auth_secret=secret,
+        runtime_dependency_install=False,
+        insecure=False,
+        certificates=(ca, certificate, key),
+        ssl_ca_certfile=str(orders.ca),
+        ssl_certfile=str(orders.certificate),
+        ssl_keyfile=str(orders.key),
+        database=str(orders.state / "superlink.db"),
+        authn_plugin=load_control_authn_plugin(),
+        # Without meaning here: the ports are opened below, and no gRPC API is started.
+        host="127.0.0.1",
+        port=0,
+        control_address=CONTROL_API_DEFAULT_SERVER_ADDRESS,
+        fleet_api_type=TRANSPORT_TYPE_GRPC_RERE,
+        fleet_api_address=None,
+        health_server_address=None,
+        event_log_plugin=None,
+        fleet_event_log_plugin=None,
+        enable_event_log=False,
+        artifact_provider=None,
+        simulation=False,
+    )
+
+
+class _SecondServer(uvicorn.Server):
+    """A server beside another one in one event loop, which already handles the signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _serve(orders: SuperLinkOrders) -> None:
+    secret = orders.secret.read_bytes()
+    app = create_app(_configuration(orders, secret), SuperLinkLifespan)
+    tls = {"ssl_certfile": orders.certificate, "ssl_keyfile": orders.key}
+    quiet = {"access_log": False, "log_config": None, "server_header": False}
+    public = _SecondServer(
+        uvicorn.Config(PublicSurface(app), lifespan="off", **tls, **quiet)  # type: ignore[arg-type]
+    )
+    control = uvicorn.Server(
+        uvicorn.Config(ControlSurface(app, secret), lifespan="on", **tls, **quiet)  # type: ignore[arg-type]
+    )
+    tasks = [asyncio.create_task(public.serve(sockets=[socket.socket(fileno=orders.fleet_socket)]))]
+    # The public door first: once the control door answers, both are open.
+    while not public.started and not tasks[0].done():
+        await asyncio.sleep(0.01)
+    tasks.append(
+        asyncio.create_task(control.serve(sockets=[socket.socket(fileno=orders.control_socket)]))
+    )
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    public.should_exit = control.should_exit = True
+    await asyncio.gather(*tasks)
+
+
+def _log_to(path: Path) -> None:
+    """Sends what Flower and uvicorn log into a rotated file, and nothing to the console."""
+    handler = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%S%z")
+    )
+    for name in ("flwr", "uvicorn", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.INFO)
+    logging.getLogger().addHandler(handler)
+
+
+def _follow(parent: int) -> None:
+    """Ends this process within a second of its parent's death, however that died.
+
+    Linux can send a signal instead (PR_SET_PDEATHSIG), but sends it when the *thread* that started
+    us ends, not the process; and other systems cannot. The database is in write-ahead mode, so that
+    leaving without goodbye loses nothing that was answered.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(0)
+
+    threading.Thread(target=watch, name="follow-parent", daemon=True).start()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

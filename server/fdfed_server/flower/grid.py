@@ -1,0 +1,177 @@
+"""The coordinator's way to its nodes: Flower's grid, without its habit of ending the process."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, Self
+
+from flwr.app import Error, Message, RecordDict
+from flwr.app.message import make_message
+from flwr.common.serde import message_from_proto
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest
+from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    inflate_object_from_contents,
+    pull_objects,
+)
+from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.superlink.grid import HttpGrid
+
+from fdfed_server.flower.calls import connect, flower_key, patient_retry, translated
+from fdfed_server.flower.superlink import SuperLink
+
+_log = logging.getLogger(__name__)
+
+REPLY_UNAVAILABLE: Final = 4
+"""Flower's error code for a reply that was announced but cannot be had."""
+MAX_REPLY_BYTES: Final = 2 * 2**30
+"""Sum over the objects of one reply; beyond it the reply counts as unavailable."""
+_OBJECT_PAUSES: Final = (0.02, 1.0)
+"""First and longest wait, in seconds, for an object that its node is still uploading. (Flower's own
+1 s and 10 s are longer than the upload itself. They are arguments of `pull_objects`.)"""
+_OBJECT_PATIENCE: Final = 600.0
+_ONLINE: Final = "online"
+
+
+class RunGrid(HttpGrid):
+    """Flower's `HttpGrid` for one run, with four departures.
+
+    It shows the control token. On a 401 it raises, where Flower sends SIGINT to its own process.
+    An object that is not there yet is asked for again after 20 ms, not 1 s. And a reply that cannot
+    be fetched or rebuilt becomes an error reply *of its node*, so that one broken or hostile site
+    cannot end the run for all.
+
+    Args:
+        node_keys: site name → OpenSSH public key, from the roster.
+    """
+
+    def __init__(self, superlink: SuperLink, *, token: str, node_keys: Mapping[str, str]) -> None:
+        super().__init__(superlink.control_address, False, superlink.root_certificates, token=token)
+        self._superlink = superlink
+        self._retry_invoker = patient_retry()
+        self._site_of = {flower_key(text): name for name, text in node_keys.items()}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _connect(self) -> None:
+        self._client = connect(
+            RuntimeHttpClient,
+            self._superlink,
+            RuntimeTokenHttpInterceptor(token=self._token),
+            component="flwr-serverapp",
+        )
+
+    @property
+    def runtime(self) -> RuntimeHttpClient:
+        """The client of the Runtime API, with this run's token."""
+        return self._runtime_client
+
+    def nodes_by_site(self) -> dict[str, int]:
+        """Site name → node id, for the sites of the roster that are online."""
+        return {
+            self._site_of[key]: node.node_id
+            for node in self.get_nodes()
+            if node.status == _ONLINE and (key := bytes(node.public_key)) in self._site_of
+        }
+
+    def get_nodes(self) -> list[NodeInfo]:
+        """All nodes that are online, as the SuperLink knows them."""
+        with translated("asking who is online"):
+            return list(super().get_nodes())
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Sends `messages`; the message ids, in order."""
+        with translated("sending messages"):
+            return list(super().push_messages(list(messages)))
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """The replies that have arrived to the messages `message_ids`, each handed out once."""
+        with translated("fetching replies"):
+            found = self.runtime.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
+            pairs = zip(found.messages_list, found.message_object_trees, strict=True)
+            return [self._fetch(envelope, tree) for envelope, tree in pairs]
+
+    def _fetch(self, envelope: ProtoMessage, tree: ObjectTree) -> Message:
+        run_id, message_id = self.run.run_id, envelope.metadata.message_id
+        pull = make_pull_object_fn_protobuf(self.runtime.PullObject, self.node, run_id)
+        try:
+            contents = pull_objects(
+                [node.object_id for node in iterate_object_tree(tree)],
+                limited(pull, MAX_REPLY_BYTES),
+                max_time=_OBJECT_PATIENCE,
+                initial_backoff=_OBJECT_PAUSES[0],
+                backoff_cap=_OBJECT_PAUSES[1],
+            )
+        except ObjectPullError as err:
+            return _unavailable(envelope, err)
+        self.runtime.ConfirmMessageReceived(
+            ConfirmMessageReceivedRequest(
+                node=self.node, run_id=run_id, message_object_id=message_id
+            )
+        )
+        try:
+            return _rebuilt(envelope, contents)
+        # Whatever a stranger's bytes make Flower's decoder raise, it concerns this reply alone.
+        except Exception as err:
+            return _unavailable(envelope, err)
+
+
+def site_nodes(grid: Grid) -> dict[str, int]:
+    """Site name → node id of the sites that are online.
+
+    On a `RunGrid`, a site is the owner of the public key under which its node was registered,
+    whatever the node says of itself. On a grid that lives in one process the nodes were made by the
+    caller, and their names are taken.
+    """
+    if isinstance(grid, RunGrid):
+        return grid.nodes_by_site()
+    return {node.name: node.node_id for node in grid.get_nodes()}
+
+
+def _unavailable(envelope: ProtoMessage, err: Exception) -> Message:
+    metadata = message_from_proto(envelope).metadata
+    _log.warning("a reply of node %d cannot be used: %s", metadata.src_node_id, err)
+    return make_message(metadata=metadata, error=Error(REPLY_UNAVAILABLE, type(err).__name__))
+
+
+def limited(pull: Callable[[str], bytes], limit: int) -> Callable[[str], bytes]:
+    """`pull`, until it has brought more than `limit` bytes in all. Safe to call from threads."""
+    lock, total = threading.Lock(), 0
+
+    def bounded(object_id: str) -> bytes:
+        nonlocal total
+        content = pull(object_id)
+        with lock:
+            total += len(content)
+            if total > limit:
+                raise ObjectPullError(object_id, f"the message is larger than {limit} bytes")
+        return content
+
+    return bounded
+
+
+def _rebuilt(envelope: ProtoMessage, contents: dict[str, bytes]) -> Message:
+    """The reply in `contents`, under the metadata of its envelope: the SuperLink checked those
+    against the question; what the reply says of itself is only its sender's word."""
+    metadata = message_from_proto(envelope).metadata
+    message = inflate_object_from_contents(metadata.message_id, contents)
+    if not isinstance(message, Message):
+        raise TypeError(f"a {type(message).__name__} came where a Message was announced")
+    if message.has_error():
+        return make_message(metadata=metadata, error=message.error)
+    if not isinstance(message.content, RecordDict):
+        raise TypeError(f"a {type(message.content).__name__} came where a RecordDict belongs")
+    return make_message(metadata=metadata, content=message.content)
