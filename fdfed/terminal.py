@@ -5,38 +5,43 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
+import click
+import typer
 from rich.console import Console
+from rich.table import Table
 
-from fdfed.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, FdfedError
+from fdfed.errors import EXIT_DONE, EXIT_INTERRUPTED, FdfedError
+
+if TYPE_CHECKING:
+    from fdfed.evaluation.results import RunResults
 
 LogFormat = Literal["text", "json"]
 
-_USAGE: Final = 2
 _LOGGED: Final = ("site", "server_round", "attempt", "phase", "run_id", "code", "seconds")
 """Extra fields that a JSON line carries when a record has them."""
 
 
-def run_command(command: Callable[[], object]) -> int:
+def run_command(app: typer.Typer) -> int:
     """The exit code of a command: 0 done, 2 to 6 the user's to solve, 130 interrupted, 1 our bug.
 
     An `FdfedError` becomes its message on standard error; anything else keeps its traceback.
     """
     errors = Console(stderr=True, soft_wrap=True)
     try:
-        command()
+        code = app(standalone_mode=False)
+    except click.ClickException as err:
+        err.show()
+        return err.exit_code
     except FdfedError as err:
         errors.print(f"[bold red]error:[/] {_escaped(str(err))}", highlight=False)
         return err.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         errors.print("interrupted; the last complete round is kept, start again to go on")
         return EXIT_INTERRUPTED
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else EXIT_BUG if stop.code else EXIT_DONE
-    return EXIT_DONE
+    return code if isinstance(code, int) else EXIT_DONE
 
 
 def configure_logging(log_format: LogFormat, *, quiet: bool = False) -> None:
@@ -51,6 +56,19 @@ def configure_logging(log_format: LogFormat, *, quiet: bool = False) -> None:
         logger.handlers = [handler]
         logger.setLevel(logging.WARNING if quiet else logging.INFO)
         logger.propagate = False
+
+
+def scores_table(results: RunResults) -> Table:
+    """The test scores of a run's sites, as percent."""
+    title = "Test scores" + (" on phantoms" if results.phantoms else "")
+    table = Table(title=title, title_justify="left")
+    table.add_column("site")
+    for heading in ("Dice", "IoU", "training images", "test images"):
+        table.add_column(heading, justify="right")
+    for name, site in results.sites.items():
+        scores = ("withheld" if v is None else f"{100 * v:.1f} %" for v in (site.dice, site.iou))
+        table.add_row(name, *scores, str(site.n_train), str(site.n_test))
+    return table
 
 
 class _JsonFormatter(logging.Formatter):

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from fdfed.config import RunPlan, parse, read_toml
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from fdfed.evaluation.results import RunResults
 
 
 def simulate(
@@ -81,6 +76,7 @@ def simulate(
     from fdfed.cli.progress import ProgressBars
     from fdfed.simulation import Progress
     from fdfed.simulation import simulate as run_simulation
+    from fdfed.terminal import scores_table
     from fdfed.training.device import resolve_device
 
     torch.set_num_threads(threads)
@@ -92,7 +88,7 @@ def simulate(
     with ProgressBars(console) as bars:
         progress = Progress(observer=bars, on_step=bars.step_done, on_load=bars.loaded)
         results = run_simulation(plan, data=data, out=out, device=chosen, progress=progress)
-    _print_table(console, results)
+    console.print(scores_table(results))
     console.print(f"Report: {out / 'report.html'}", soft_wrap=True)
 
 
@@ -104,17 +100,3 @@ def _plan(config: Path | None, given: dict[str, Any]) -> RunPlan:
         values |= tables.get("run", {})
         source = f"{config} with the options"
     return parse(RunPlan, values | given, source=source)
-
-
-def _print_table(console: Console, results: RunResults) -> None:
-    from rich.table import Table
-
-    title = "Test scores" + (" on phantoms" if results.phantoms else "")
-    table = Table(title=title, title_justify="left")
-    table.add_column("site")
-    for heading in ("Dice", "IoU", "training images", "test images"):
-        table.add_column(heading, justify="right")
-    for name, site in results.sites.items():
-        scores = ("withheld" if v is None else f"{100 * v:.1f} %" for v in (site.dice, site.iou))
-        table.add_row(name, *scores, str(site.n_train), str(site.n_test))
-    console.print(table)

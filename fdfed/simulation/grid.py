@@ -60,10 +60,6 @@ class InProcessGrid(Grid):
         self.failures: dict[str, BaseException] = {}
         """The last exception of each site's app, whole; the reply carries its class name alone."""
 
-    def nodes_by_site(self) -> dict[str, int]:
-        """Node id by site name."""
-        return {site: node for node, site in self._nodes.items()}
-
     def close(self) -> None:
         """Ends the site threads; what they are still doing is waited for."""
         for pool in self._pools.values():

@@ -167,7 +167,6 @@ class _Runner:
             loop = RoundLoop(
                 self._strategy,
                 self._hub,
-                nodes=lambda _: grid.nodes_by_site(),
                 folder=folder,
                 observer=self._progress.observer,
                 poll_seconds=_POLL_SECONDS,

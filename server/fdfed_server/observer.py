@@ -36,3 +36,42 @@ class Observer:
 
     def test_finished(self, results: Mapping[str, EvaluateResult]) -> None:
         """The final model has been scored at the sites."""
+
+
+class Several(Observer):
+    """Tells several observers, in their order."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = observers
+
+    def run_started(self, plan: RunPlan, completed_rounds: int) -> None:
+        for observer in self._observers:
+            observer.run_started(plan, completed_rounds)
+
+    def waiting_for(self, sites: Sequence[str]) -> None:
+        for observer in self._observers:
+            observer.waiting_for(sites)
+
+    def site_prepared(self, prepared: Prepared) -> None:
+        for observer in self._observers:
+            observer.site_prepared(prepared)
+
+    def round_started(self, server_round: int, phase: int, attempt: int) -> None:
+        for observer in self._observers:
+            observer.round_started(server_round, phase, attempt)
+
+    def site_answered(self, site: str, server_round: int, failure: str) -> None:
+        for observer in self._observers:
+            observer.site_answered(site, server_round, failure)
+
+    def attempt_failed(self, server_round: int, attempt: int, reason: str) -> None:
+        for observer in self._observers:
+            observer.attempt_failed(server_round, attempt, reason)
+
+    def round_finished(self, record: RoundRecord) -> None:
+        for observer in self._observers:
+            observer.round_finished(record)
+
+    def test_finished(self, results: Mapping[str, EvaluateResult]) -> None:
+        for observer in self._observers:
+            observer.test_finished(results)

@@ -8,7 +8,7 @@ sum is reproducible, and it saves the state after every round.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from flwr.serverapp import Grid
 
 from fdfed.errors import ConnectionFailed, QuorumNotMet, WireError
 from fdfed.wire import EvaluateInstruction, EvaluateResult, Part, Prepare, Prepared
+from fdfed_server.flower import site_nodes
 from fdfed_server.hub import ExchangeHub
 from fdfed_server.observer import Observer
 from fdfed_server.run_state import GlobalModel, RunState, save_state
@@ -42,7 +43,6 @@ class RoundLoop:
     """Drives one run from its current state to its end.
 
     Args:
-        nodes: the node id of each site that is online now, by the site's name.
         folder: where the state is kept after every round; None keeps nothing.
         poll_seconds: pause between two looks for a reply or a site.
     """
@@ -52,14 +52,12 @@ class RoundLoop:
         strategy: Strategy,
         hub: ExchangeHub,
         *,
-        nodes: Callable[[Grid], Mapping[str, int]],
         folder: Path | None,
         observer: Observer | None = None,
         poll_seconds: float = 0.05,
     ) -> None:
         self._strategy = strategy
         self._hub = hub
-        self._nodes = nodes
         self._folder = folder
         self._observer = observer or Observer()
         self._poll_seconds = poll_seconds
@@ -221,7 +219,7 @@ class RoundLoop:
         return ready
 
     def _present(self, grid: Grid) -> dict[str, int]:
-        online = self._nodes(grid)
+        online = site_nodes(grid)
         return {site: online[site] for site in self._strategy.plan.sites if site in online}
 
     def _prepare(self, grid: Grid, state: RunState, nodes: Mapping[str, int]) -> dict[str, str]:

@@ -1,0 +1,92 @@
+"""`fdfed-client --site NAME`: the hospital's agent."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from fdfed.errors import InvalidInput
+from fdfed.terminal import run_command
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+)
+
+
+@app.command()
+def agent(
+    site: Annotated[str, typer.Option(help="This hospital's name, as in its site.toml.")],
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="The hospital's site.toml. Default: site.toml here, else "
+            "federation/sites/SITE/site.toml."
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder that holds SITE/images and SITE/masks.")
+    ] = None,
+    phantoms: Annotated[
+        bool, typer.Option("--phantoms", help="Built-in phantoms instead of images, for a trial.")
+    ] = False,
+    device: Annotated[
+        Literal["auto", "cuda", "cpu"] | None, typer.Option(help="Where to train.")
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="CPU threads; with 1, results repeat bit for bit. Default: all cores."),
+    ] = None,
+    log_format: Annotated[
+        Literal["text", "json"], typer.Option(help="json: one object a line, for services.")
+    ] = "text",
+    quiet: Annotated[bool, typer.Option("--quiet", help="Warnings and errors only.")] = False,
+) -> None:
+    """Serve the coordinator of a federation with this hospital's images, which stay here.
+
+    The agent connects outward only, runs no code that it is sent, and goes on until it is stopped
+    (Ctrl-C or SIGTERM). What it sends is listed in audit.log in its state folder.
+    """
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+
+    import torch
+
+    from fdfed.terminal import configure_logging
+    from fdfed_client.agent import run_agent
+    from fdfed_client.config import SiteConfig
+
+    configure_logging(log_format, quiet=quiet)
+    loaded = SiteConfig.load(config or _find_config(site))
+    if loaded.site != site:
+        raise InvalidInput(
+            f"--site is {site}, but the configuration belongs to {loaded.site}; give the "
+            "site.toml of this site with --config"
+        )
+    if device is not None:
+        loaded = loaded.model_copy(update={"device": device})
+    if threads is not None:
+        torch.set_num_threads(threads)
+    run_agent(loaded, data=data, phantoms=phantoms, stop=stop)
+
+
+def _find_config(site: str) -> Path:
+    places = (Path("site.toml"), Path("federation/sites") / site / "site.toml")
+    for place in places:
+        if place.exists():
+            return place
+    raise InvalidInput(
+        f"no site.toml for {site}: looked at {' and '.join(map(str, places))}. Give the one that "
+        "`fdfed-server provision` made with --config"
+    )
+
+
+def main() -> None:
+    """The entry point of the command."""
+    sys.exit(run_command(app))

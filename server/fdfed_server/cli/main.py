@@ -1,0 +1,27 @@
+"""Assembles the command `fdfed-server`."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from fdfed.terminal import run_command
+from fdfed_server.cli.provision import provision
+from fdfed_server.cli.start import start
+from fdfed_server.cli.status import status
+
+app = typer.Typer(
+    help="The coordinator of a federation: it sees weights and prototypes, never an image.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(provision)
+app.command()(start)
+app.command()(status)
+
+
+def main() -> None:
+    """The entry point of the command."""
+    sys.exit(run_command(app))

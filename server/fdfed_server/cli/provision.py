@@ -1,0 +1,55 @@
+"""`fdfed-server provision`: keys, certificates and configuration of a new consortium."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def provision(
+    sites: Annotated[str, typer.Option(help="Names of the hospitals, such as tnbc,monuseg.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to; nothing is overwritten.")] = Path(
+        "federation"
+    ),
+    hosts: Annotated[
+        str, typer.Option(help="Names and addresses at which sites reach the coordinator.")
+    ] = "localhost,127.0.0.1",
+    fleet_port: Annotated[int, typer.Option(help="Public port of weights and metrics.")] = 8443,
+    exchange_port: Annotated[int, typer.Option(help="Public port of the exchange.")] = 8444,
+    control_port: Annotated[int, typer.Option(help="Loopback port of the coordinator.")] = 8445,
+    days: Annotated[int, typer.Option(help="Days that the certificates are valid.")] = 365,
+) -> None:
+    """Make the keys and certificates of a federation: one folder for each party.
+
+    consortium/ holds the signing key (keep it offline), server/ is the coordinator's, and each
+    folder below sites/ goes to its hospital by a safe way.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from fdfed_server.provision import provision as make
+
+    names = [name.strip() for name in sites.split(",") if name.strip()]
+    make(
+        names,
+        out,
+        hosts=[host.strip() for host in hosts.split(",") if host.strip()],
+        fleet_port=fleet_port,
+        exchange_port=exchange_port,
+        control_port=control_port,
+        days=days,
+    )
+    table = Table("folder", "goes to", box=None)
+    table.add_row(str(out / "consortium"), "a safe: it signs new sites and is not needed to run")
+    table.add_row(str(out / "server"), "the coordinator")
+    for name in names:
+        table.add_row(str(out / "sites" / name), f"the hospital {name}")
+    console = Console(soft_wrap=True)
+    console.print(table)
+    console.print(f"\nNext: edit {out / 'server' / 'federation.toml'} if you like, then")
+    console.print(f"  fdfed-server start --config {out / 'server' / 'federation.toml'}")
+    for name in names:
+        site = out / "sites" / name / "site.toml"
+        console.print(f"  fdfed-client --site {name} --config {site} --data DATA")

@@ -1,0 +1,59 @@
+"""`fdfed-server start`: runs a federation to its end, or goes on with it."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from fdfed_server.observer import Observer
+
+DEFAULT_CONFIG = Path("federation/server/federation.toml")
+
+
+def start(
+    config: Annotated[
+        Path, typer.Option(help="The coordinator's federation.toml.")
+    ] = DEFAULT_CONFIG,
+    state: Annotated[
+        Path | None, typer.Option(help="Folder of everything that a restart needs.")
+    ] = None,
+    log_format: Annotated[
+        Literal["text", "json"], typer.Option(help="json: one object a line, for services.")
+    ] = "text",
+    quiet: Annotated[bool, typer.Option("--quiet", help="Warnings and errors only.")] = False,
+) -> None:
+    """Start the coordinator: it waits for the sites, trains with them, and writes the results.
+
+    Stop it with Ctrl-C at any time; the same command goes on after the last complete round.
+    """
+    # A service is stopped by SIGTERM; it ends as Ctrl-C does, with the state kept.
+    signal.signal(signal.SIGTERM, _interrupt)
+
+    from rich.console import Console
+
+    from fdfed.terminal import configure_logging, scores_table
+    from fdfed_server.config import FederationConfig
+    from fdfed_server.coordinator import run_coordinator
+    from fdfed_server.event_log import EventLog
+
+    loaded = FederationConfig.load(config)
+    if state is not None:
+        loaded = loaded.model_copy(
+            update={"server": loaded.server.model_copy(update={"state": state.resolve()})}
+        )
+    configure_logging(log_format, quiet=quiet)
+    observers: list[Observer] = [EventLog()]
+    results = run_coordinator(loaded, observers=observers)
+    if not quiet and log_format == "text":
+        console = Console()
+        console.print(scores_table(results))
+        console.print(f"Report: {loaded.server.state / 'results' / 'report.html'}", soft_wrap=True)
+
+
+def _interrupt(_: int, __: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,131 @@
+"""`fdfed-server start`: SuperLink, exchange hub and round loop of one run, in one place."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fdfed.config import RunPlan
+from fdfed.errors import InvalidInput
+from fdfed.evaluation.results import RunResults
+from fdfed_server.config import FederationConfig, Roster, ServerConfig
+from fdfed_server.exchange_service import ExchangeService
+from fdfed_server.flower import SuperLink, prepare_process, run_server_app
+from fdfed_server.hub import ExchangeHub
+from fdfed_server.observer import Observer, Several
+from fdfed_server.outputs import results_of, write_run
+from fdfed_server.rounds import RoundLoop, RunOutcome
+from fdfed_server.run_state import resume, save_state
+from fdfed_server.status import StatusWriter
+from fdfed_server.strategy import Strategy
+
+log = logging.getLogger(__name__)
+
+
+def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] = ()) -> RunResults:
+    """Runs the federation of `config` to its end, from the last complete round in its state.
+
+    Leaves `results/` in the state folder: model, results, table and report, aggregates only.
+
+    Raises:
+        InvalidInput: if the state folder belongs to another run or another coordinator, or a port
+            is taken.
+        QuorumNotMet: if a round fails in every attempt; the state is kept.
+    """
+    server, roster = config.server, Roster.load(config.server.roster)
+    plan = _plan_for(config.run, roster)
+    prepare_process(server.state)
+    server.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with ExitStack() as stack:
+        stack.enter_context(_only_coordinator(server.state))
+        strategy = Strategy(plan)
+        folder = server.state / "run"
+        state = resume(folder, plan)
+        if state is None:
+            state = strategy.initial_state(secrets.token_hex(16))
+            save_state(folder, state)
+        hub = ExchangeHub(strategy.cross_site_terms)
+        stack.callback(hub.close)
+        superlink = stack.enter_context(SuperLink(server))
+        service = _exchange_service(server, hub, plan)
+        service.start()
+        stack.callback(service.stop, grace=1.0)
+        status = stack.enter_context(StatusWriter(server.state, lambda: sorted(service.connected)))
+        log.info(
+            "exchange: mutual TLS on port %d; prototypes are neither sealed nor blinded in this "
+            "version; no differential privacy, no ε is claimed",
+            service.port,
+        )
+        loop = RoundLoop(strategy, hub, folder=folder, observer=Several((status, *observers)))
+        outcome: list[RunOutcome] = []
+        # No annotation: Flower looks for a plain assignment.
+        app = ServerApp()
+
+        @app.main()
+        def main(grid: Grid, _: Context) -> None:
+            outcome.append(loop.run(grid, state))
+
+        run_server_app(app, superlink=superlink, node_keys=_keys(roster, plan))
+        results = results_of(outcome[0], transport="mTLS")
+        write_run(server.state / "results", outcome[0], results)
+        return results
+
+
+def _plan_for(plan: RunPlan, roster: Roster) -> RunPlan:
+    """The plan with the roster's sites, if it names none; checked against the roster else."""
+    if not plan.sites:
+        plan = RunPlan.model_validate(plan.model_dump() | {"sites": tuple(roster.sites)})
+    unknown = [site for site in plan.sites if site not in roster.sites]
+    if unknown:
+        raise InvalidInput(
+            f"[run] sites names {', '.join(unknown)}, which the roster does not know; provision "
+            "them, or remove them from federation.toml"
+        )
+    if not plan.sites:
+        raise InvalidInput("the roster has no site; make one with `fdfed-server provision`")
+    if plan.strategy == "pooled":
+        raise InvalidInput(
+            "strategy = pooled puts all images in one place, which no federation of hospitals can "
+            "do; use it in `fdfed simulate` alone"
+        )
+    return plan
+
+
+def _keys(roster: Roster, plan: RunPlan) -> dict[str, str]:
+    return {site: roster.node_keys[site] for site in plan.sites}
+
+
+def _exchange_service(server: ServerConfig, hub: ExchangeHub, plan: RunPlan) -> ExchangeService:
+    return ExchangeService(
+        hub,
+        address=f"{server.bind}:{server.exchange_port}",
+        sites=plan.sites,
+        server_certificate=server.certificate.read_bytes(),
+        server_key=server.key.read_bytes(),
+        ca_certificate=server.ca.read_bytes(),
+    )
+
+
+@contextmanager
+def _only_coordinator(state: Path) -> Iterator[None]:
+    """Holds the state folder's lock; the kernel drops it with the process, however that ends."""
+    handle = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as err:
+        os.close(handle)
+        raise InvalidInput(
+            f"another coordinator uses {state}; stop it, or give this one another --state"
+        ) from err
+    try:
+        yield
+    finally:
+        os.close(handle)
