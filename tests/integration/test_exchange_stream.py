@@ -1,0 +1,546 @@
+"""The exchange over real gRPC with mutual TLS on loopback."""
+
+import datetime as dt
+import ipaddress
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from fdfed.errors import ConnectionFailed, CryptoError, InvalidInput
+from fdfed.exchange import (
+    PROTOCOL_VERSION,
+    ExchangeCode,
+    FrameRefused,
+    PrototypeFrame,
+    StepKey,
+    TapLayout,
+)
+from fdfed.exchange import exchange_pb2 as pb
+from fdfed_client.exchange import ExchangeStream
+from fdfed_client.exchange_link import HubUnavailable, InsecureIdentity, SiteIdentity
+from fdfed_server.exchange_service import ExchangeService
+from fdfed_server.hub import ExchangeHub
+from fdfed_server.terms import cross_site_terms
+
+LAYOUT = TapLayout(("Enc1", "Enc2", "Bot"), (8, 16, 32))
+SITES = ("ad", "busi", "monuseg", "tnbc", "udiat")
+METHOD = "/fdfed.exchange.v1.Exchange/Stream"
+
+
+class Authority:
+    """A CA and what it issues, as PEM."""
+
+    def __init__(self) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test CA")])
+        self.certificate = self._sign(
+            self._name, self._key, x509.BasicConstraints(ca=True, path_length=None)
+        )
+
+    def issue(self, name: str, *, days: int = 1) -> tuple[bytes, bytes]:
+        """Certificate and key of `name`; for a hub also good as `localhost`."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = x509.SubjectAlternativeName(
+            [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        )
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        pem = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        return self._sign(subject, key, names, days=days), pem
+
+    def site(self, name: str) -> SiteIdentity:
+        certificate, key = self.issue(name)
+        return SiteIdentity(certificate=certificate, key=key, ca_certificate=self.certificate)
+
+    def _sign(
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePrivateKey,
+        extension: x509.ExtensionType,
+        *,
+        days: int = 1,
+    ) -> bytes:
+        now = dt.datetime.now(dt.UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - dt.timedelta(days=2))
+            .not_valid_after(now + dt.timedelta(days=days))
+            .add_extension(extension, critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+class Coordinator:
+    """A hub and its service; `restart` brings it back on the same port."""
+
+    def __init__(self, authority: Authority) -> None:
+        self._authority = authority
+        self._certificate, self._key = authority.issue("hub")
+        self.hub = ExchangeHub(cross_site_terms)
+        self.events: list[str] = []
+        self.service = self._serve("localhost:0")
+        self.address = f"localhost:{self.service.port}"
+
+    def _serve(self, address: str) -> ExchangeService:
+        service = ExchangeService(
+            self.hub,
+            address=address,
+            sites=SITES,
+            server_certificate=self._certificate,
+            server_key=self._key,
+            ca_certificate=self._authority.certificate,
+            on_connect=lambda site: self.events.append(f"+{site}"),
+            on_disconnect=lambda site: self.events.append(f"-{site}"),
+        )
+        service.start()
+        return service
+
+    def open(self, sites: tuple[str, ...], **changes: Any) -> None:
+        values: dict[str, Any] = {
+            "steps": 20,
+            "deadline_seconds": 20.0,
+            "max_missed_steps": 3,
+            "dtype": np.float64,
+        }
+        self.hub.open_round("run", 1, 0, sites=sites, layout=LAYOUT, **(values | changes))
+
+    def restart(self) -> None:
+        self.service.stop(grace=0)
+        self.service = self._serve(self.address)
+
+    def close(self) -> None:
+        self.hub.close()
+        self.service.stop(grace=0)
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+@pytest.fixture
+def coordinator(authority: Authority) -> Iterator[Coordinator]:
+    coordinator = Coordinator(authority)
+    yield coordinator
+    coordinator.close()
+
+
+@pytest.fixture
+def stream(authority: Authority, coordinator: Coordinator) -> Iterator[Callable[..., Any]]:
+    streams: list[ExchangeStream] = []
+
+    def make(site: str, **changes: Any) -> ExchangeStream:
+        values = {"reply_seconds": 30.0} | changes
+        streams.append(ExchangeStream(coordinator.address, authority.site(site), **values))
+        return streams[-1]
+
+    yield make
+    for made in streams:
+        made.close()
+
+
+def _frame(site: str, step: int, dtype: Any = np.float64) -> PrototypeFrame:
+    rng = np.random.default_rng([step, *site.encode()])
+    return PrototypeFrame(
+        StepKey("run", 1, 0, step), rng.normal(size=LAYOUT.size).astype(dtype), rng.random(3) < 0.8
+    )
+
+
+def _until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds} s in vain"
+        time.sleep(0.01)
+
+
+def _in_threads(functions: list[Callable[[], None]]) -> None:
+    failures: list[BaseException] = []
+
+    def run(function: Callable[[], None]) -> None:
+        try:
+            function()
+        except BaseException as err:
+            failures.append(err)
+
+    threads = [threading.Thread(target=run, args=(function,)) for function in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    if failures:
+        raise failures[0]
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_cotangents_over_the_wire_are_those_computed_directly_bit_for_bit(
+    coordinator: Coordinator, stream: Callable[..., ExchangeStream], count: int
+) -> None:
+    sites = SITES[:count]
+    coordinator.open(sites)
+    replies: dict[tuple[str, int], Any] = {}
+
+    def train(site: str) -> None:
+        exchange = stream(site)
+        for step in range(20):
+            replies[site, step] = exchange.swap(_frame(site, step))
+        stats = exchange.take_stats()
+        assert (stats.answered, stats.dropped, stats.peers_mean) == (20, 0, count - 1)
+        assert stats.bytes_up > 20 * LAYOUT.size * 8
+        assert 0 < stats.swap_ms_p50 <= stats.swap_ms_p99
+
+    _in_threads([lambda site=site: train(site) for site in sites])  # type: ignore[misc]
+    for step in range(20):
+        frames = [_frame(site, step) for site in sites]
+        terms = cross_site_terms(
+            LAYOUT, np.stack([f.vector for f in frames]), np.stack([f.valid for f in frames])
+        )
+        for row, site in enumerate(sites):
+            reply = replies[site, step]
+            assert reply.key.step == step
+            assert reply.vector.tobytes() == terms.cotangents[row].tobytes()
+            np.testing.assert_array_equal(reply.pair_terms, terms.pair_terms)
+            np.testing.assert_array_equal(reply.site_terms, terms.site_terms[row])
+
+
+def test_a_stream_lives_over_rounds_and_the_next_round_goes_on_at_once(
+    coordinator: Coordinator, stream: Callable[..., ExchangeStream]
+) -> None:
+    exchange = stream("ad")
+    for _ in range(3):
+        coordinator.open(("ad",))
+        assert exchange.swap(_frame("ad", 0)) is not None
+        coordinator.hub.close_round()
+        assert exchange.swap(_frame("ad", 1)) is None, "no round is open"
+    assert coordinator.events == ["+ad"]
+    assert coordinator.service.connected == {"ad"}
+
+
+def test_past_the_deadline_a_site_is_answered_without_the_others(
+    coordinator: Coordinator, stream: Callable[..., ExchangeStream]
+) -> None:
+    coordinator.open(("ad", "tnbc"), deadline_seconds=0.1)
+    reply = stream("ad").swap(_frame("ad", 0))
+    assert reply is not None
+    assert reply.peers == 0
+    assert stream("tnbc").swap(_frame("tnbc", 0)) is None, "too late"
+
+
+def test_a_site_that_hangs_up_is_not_waited_for_and_may_come_back(
+    coordinator: Coordinator, stream: Callable[..., ExchangeStream]
+) -> None:
+    coordinator.open(("ad", "tnbc"))
+    ad, tnbc = stream("ad"), stream("tnbc")
+    tnbc.connect()
+    tnbc.close()
+    _until(lambda: coordinator.hub.snapshot().absent == ("tnbc",))
+    reply = ad.swap(_frame("ad", 0))
+    assert reply is not None
+    assert reply.peers == 0
+
+    peers = []
+
+    def swap(exchange: ExchangeStream, site: str) -> None:
+        answer = exchange.swap(_frame(site, 1))
+        assert answer is not None
+        peers.append(answer.peers)
+
+    tnbc.connect()
+    _in_threads([lambda: swap(ad, "ad"), lambda: swap(tnbc, "tnbc")])
+    assert peers == [1, 1]
+
+
+def test_a_hub_that_restarts_costs_dropped_steps_and_the_stream_comes_back(
+    coordinator: Coordinator, stream: Callable[..., ExchangeStream]
+) -> None:
+    coordinator.open(("ad",), steps=100_000)
+    exchange = stream("ad")
+    assert exchange.swap(_frame("ad", 0)) is not None
+    coordinator.restart()
+    step = 1
+
+    def answered() -> bool:
+        nonlocal step
+        step += 1
+        return exchange.swap(_frame("ad", step)) is not None
+
+    _until(answered)
+    stats = exchange.take_stats()
+    assert stats.answered == 2
+    assert stats.dropped >= 1
+
+
+def test_a_hub_that_is_down_never_holds_up_the_training(
+    coordinator: Coordinator, stream: Callable[..., ExchangeStream]
+) -> None:
+    coordinator.open(("ad",), steps=100_000)
+    coordinator.service.stop(grace=0)
+    exchange = stream("ad", connect_seconds=2.0)
+    start = time.perf_counter()
+    for step in range(500):
+        assert exchange.swap(_frame("ad", step)) is None
+    assert time.perf_counter() - start < 10
+    assert exchange.take_stats().dropped == 500
+    with pytest.raises(HubUnavailable, match="check address, port and firewall"):
+        exchange.connect()
+
+
+def test_a_hub_that_is_silent_is_left_after_a_bounded_time(
+    coordinator: Coordinator, stream: Callable[..., ExchangeStream]
+) -> None:
+    coordinator.open(("ad", "tnbc"), deadline_seconds=60.0)
+    exchange = stream("ad", reply_seconds=0.3)
+    exchange.connect()
+    start = time.perf_counter()
+    assert exchange.swap(_frame("ad", 0)) is None
+    assert 0.3 <= time.perf_counter() - start < 5
+    _until(lambda: "-ad" in coordinator.events)
+
+
+def test_a_site_that_the_federation_does_not_know_is_refused(
+    authority: Authority, coordinator: Coordinator
+) -> None:
+    exchange = ExchangeStream(coordinator.address, authority.site("mallory"), reply_seconds=5.0)
+    with pytest.raises(FrameRefused, match="UNKNOWN_SITE"):
+        exchange.connect()
+    with pytest.raises(FrameRefused, match="UNKNOWN_SITE"):
+        exchange.swap(_frame("ad", 0))
+    assert coordinator.hub.snapshot().refused == {ExchangeCode.UNKNOWN_SITE: 2}
+
+
+def test_a_second_stream_of_one_site_is_refused_and_the_first_lives_on(
+    coordinator: Coordinator, stream: Callable[..., ExchangeStream]
+) -> None:
+    coordinator.open(("ad",))
+    first, second = stream("ad"), stream("ad")
+    first.connect()
+    with pytest.raises(FrameRefused, match="DUPLICATE_STREAM"):
+        second.connect()
+    assert first.swap(_frame("ad", 0)) is not None
+    first.close()
+    _until(lambda: not coordinator.service.connected)
+    second.connect()
+
+
+def test_a_hub_that_another_authority_vouches_for_is_not_spoken_to(
+    coordinator: Coordinator,
+) -> None:
+    stranger = Authority().site("ad")
+    exchange = ExchangeStream(coordinator.address, stranger, reply_seconds=5.0)
+    with pytest.raises(CryptoError, match="the consortium's CA did not sign"):
+        exchange.swap(_frame("ad", 0))
+    assert coordinator.events == []
+
+
+class _Forged(InsecureIdentity):
+    """Makes its channel from any credentials, as an intruder would."""
+
+    credentials: Any = None
+
+    def channel(self, address: str) -> grpc.Channel:
+        return grpc.secure_channel(address, type(self).credentials)
+
+
+@pytest.mark.parametrize("kind", ["none", "foreign", "plaintext"])
+def test_a_site_without_a_certificate_of_this_authority_gets_no_stream(
+    authority: Authority, coordinator: Coordinator, kind: str
+) -> None:
+    identity: InsecureIdentity = InsecureIdentity(site="ad")
+    if kind != "plaintext":
+        certificate, key = Authority().issue("ad") if kind == "foreign" else (None, None)
+        identity = _Forged(site="ad")
+        _Forged.credentials = grpc.ssl_channel_credentials(authority.certificate, key, certificate)
+    exchange = ExchangeStream(coordinator.address, identity, reply_seconds=5.0)
+    with pytest.raises(HubUnavailable, match="certificate may not be accepted"):
+        exchange.connect()
+    assert coordinator.events == []
+
+
+def test_a_hub_under_another_name_is_not_spoken_to(
+    authority: Authority, coordinator: Coordinator
+) -> None:
+    certificate, key = authority.issue("hub")
+    service = ExchangeService(
+        coordinator.hub,
+        address="127.0.0.2:0",
+        sites=SITES,
+        server_certificate=certificate,
+        server_key=key,
+        ca_certificate=authority.certificate,
+    )
+    service.start()
+    exchange = ExchangeStream(f"127.0.0.2:{service.port}", authority.site("ad"), reply_seconds=5.0)
+    with pytest.raises(CryptoError, match="not for the name in"):
+        exchange.connect()
+    service.stop(grace=0)
+
+
+def test_files_that_do_not_belong_together_are_named_before_any_connection(
+    authority: Authority,
+) -> None:
+    certificate, key = authority.issue("ad")
+    ca = authority.certificate
+    with pytest.raises(CryptoError, match="not the one its certificate was issued for"):
+        SiteIdentity(certificate=certificate, key=authority.issue("ad")[1], ca_certificate=ca)
+    with pytest.raises(CryptoError, match="not issued by the CA"):
+        SiteIdentity(certificate=certificate, key=key, ca_certificate=Authority().certificate)
+    with pytest.raises(CryptoError, match="not readable PEM"):
+        SiteIdentity(certificate=b"", key=key, ca_certificate=ca)
+    old, old_key = authority.issue("ad", days=-1)
+    with pytest.raises(CryptoError, match="check this machine's clock"):
+        SiteIdentity(certificate=old, key=old_key, ca_certificate=ca)
+
+
+class RawStream:
+    """Sends whatever bytes it likes, with a certificate that is in order."""
+
+    def __init__(self, address: str, identity: SiteIdentity) -> None:
+        self._channel = identity.channel(address)
+        self._call = self._channel.stream_stream(METHOD)
+
+    def talk(self, *messages: bytes) -> list[pb.HubFrame]:
+        """All answers to `messages`, sent at once."""
+        replies = [pb.HubFrame.FromString(r) for r in self._call(iter(messages), timeout=10)]
+        self._channel.close()
+        return replies
+
+
+HELLO = pb.SiteFrame(hello=pb.Hello(protocol_version=PROTOCOL_VERSION)).SerializeToString()
+
+
+def _codes(replies: list[pb.HubFrame]) -> list[str]:
+    return [pb.Code.Name(reply.refusal.code) for reply in replies if reply.HasField("refusal")]
+
+
+@pytest.mark.parametrize(
+    ("first", "code"),
+    [
+        (b"\xff\xff\xff", "CODE_MALFORMED"),
+        (b"", "CODE_MALFORMED"),
+        (
+            pb.SiteFrame(prototypes=_frame("ad", 0).to_proto()).SerializeToString(),
+            "CODE_MALFORMED",
+        ),
+        (
+            pb.SiteFrame(hello=pb.Hello(protocol_version=99)).SerializeToString(),
+            "CODE_WRONG_PROTOCOL",
+        ),
+    ],
+)
+def test_a_stream_that_does_not_greet_properly_is_refused_and_closed(
+    authority: Authority, coordinator: Coordinator, first: bytes, code: str
+) -> None:
+    replies = RawStream(coordinator.address, authority.site("ad")).talk(first, HELLO)
+    assert _codes(replies) == [code]
+    assert len(replies) == 1
+    _until(lambda: not coordinator.service.connected)
+
+
+def test_hostile_bytes_are_refused_one_by_one_and_the_hub_serves_on(
+    authority: Authority, coordinator: Coordinator, stream: Callable[..., ExchangeStream]
+) -> None:
+    coordinator.open(("ad",))
+    good = pb.SiteFrame(prototypes=_frame("ad", 0).to_proto())
+    huge = pb.SiteFrame()
+    huge.CopyFrom(good)
+    huge.prototypes.payload = pb.PrototypePayload(vector=bytes(3 << 20)).SerializeToString()
+    replies = RawStream(coordinator.address, authority.site("ad")).talk(
+        HELLO,
+        b"\xff" * 50,
+        HELLO,
+        huge.SerializeToString(),
+        good.SerializeToString()[:-7],
+        good.SerializeToString(),
+    )
+    assert replies[0].HasField("welcome")
+    assert _codes(replies) == [
+        "CODE_MALFORMED",
+        "CODE_MALFORMED",
+        "CODE_TOO_LARGE",
+        "CODE_MALFORMED",
+    ]
+    assert replies[-1].HasField("cotangents")
+    _until(lambda: not coordinator.service.connected)
+    assert stream("ad").swap(_frame("ad", 1)) is not None
+
+
+def test_random_bytes_never_crash_the_service(
+    authority: Authority, coordinator: Coordinator, stream: Callable[..., ExchangeStream]
+) -> None:
+    rng = np.random.default_rng(0)
+    noise = [rng.bytes(int(rng.integers(1, 200))) for _ in range(300)]
+    good = bytearray(pb.SiteFrame(prototypes=_frame("ad", 0).to_proto()).SerializeToString())
+    for _ in range(300):
+        bent = bytearray(good)
+        bent[int(rng.integers(len(bent)))] ^= 1 << int(rng.integers(8))
+        noise.append(bytes(bent))
+    replies = RawStream(coordinator.address, authority.site("ad")).talk(HELLO, *noise)
+    assert len(replies) == len(noise) + 1
+    _until(lambda: not coordinator.service.connected)
+    coordinator.open(("ad",))
+    assert stream("ad").swap(_frame("ad", 0)) is not None
+
+
+def test_a_message_beyond_the_size_limit_ends_the_stream_only(
+    authority: Authority, coordinator: Coordinator, stream: Callable[..., ExchangeStream]
+) -> None:
+    channel = authority.site("ad").channel(coordinator.address)
+    with pytest.raises(grpc.RpcError) as caught:
+        list(channel.stream_stream(METHOD)(iter([HELLO, bytes(5 << 20)]), timeout=10))
+    assert caught.value.code() in (
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.CANCELLED,
+    )
+    channel.close()
+    _until(lambda: not coordinator.service.connected)
+    stream("ad").connect()
+
+
+def test_without_tls_only_on_explicit_demand_and_with_a_loud_warning(
+    coordinator: Coordinator, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(InvalidInput, match="make them with `fdfed-server provision`"):
+        ExchangeService(coordinator.hub, address="localhost:0", sites=SITES)
+    with pytest.raises(InvalidInput, match="takes no certificates"):
+        ExchangeService(coordinator.hub, address="x", sites=SITES, server_key=b"key", insecure=True)
+    service = ExchangeService(coordinator.hub, address="localhost:0", sites=SITES, insecure=True)
+    service.start()
+    assert "EXCHANGE WITHOUT TLS" in caplog.text
+    coordinator.open(("ad",))
+    exchange = ExchangeStream(
+        f"localhost:{service.port}", InsecureIdentity(site="ad"), reply_seconds=5.0
+    )
+    assert exchange.swap(_frame("ad", 0)) is not None
+    exchange.close()
+    service.stop(grace=0)
+
+
+def test_a_port_that_is_taken_is_an_error(authority: Authority, coordinator: Coordinator) -> None:
+    certificate, key = authority.issue("hub")
+    service = ExchangeService(
+        coordinator.hub,
+        address=coordinator.address,
+        sites=SITES,
+        server_certificate=certificate,
+        server_key=key,
+        ca_certificate=authority.certificate,
+    )
+    with pytest.raises(ConnectionFailed, match="cannot listen on"):
+        service.start()
+    service.stop()
