@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -33,7 +33,8 @@ _TYPES: Final[dict[np.dtype[Any], pb.ElementType]] = {
 }
 _DTYPES: Final[dict[int, np.dtype[Any]]] = {number: dtype for dtype, number in _TYPES.items()}
 
-Vector = NDArray[np.float32] | NDArray[np.float64]
+Vector = NDArray[Any]
+"""fp32 or fp64, which is checked when a frame is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class StepKey:
         )
 
     @classmethod
-    def from_proto(cls, message: pb.StepKey) -> Self:
+    def from_proto(cls, message: pb.StepKey) -> StepKey:
         """The key in a stranger's message.
 
         Raises:
@@ -114,7 +115,7 @@ class PrototypeFrame:
         )
 
     @classmethod
-    def from_proto(cls, message: pb.Prototypes) -> Self:
+    def from_proto(cls, message: pb.Prototypes) -> PrototypeFrame:
         """The frame in a stranger's message; its vector is a read-only view of those bytes.
 
         Raises:
@@ -193,7 +194,7 @@ class CotangentFrame:
         )
 
     @classmethod
-    def from_proto(cls, message: pb.Cotangents) -> Self:
+    def from_proto(cls, message: pb.Cotangents) -> CotangentFrame:
         """The frame in a stranger's message; its arrays are the reader's own.
 
         Raises:

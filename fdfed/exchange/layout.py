@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ class TapLayout:
         object.__setattr__(self, "_offsets", tuple(ends))
 
     @classmethod
-    def of(cls, prototypes: Mapping[str, Any]) -> Self:
+    def of(cls, prototypes: Mapping[str, Any]) -> TapLayout:
         """The layout of prototypes (or features) whose channel axis is the last, or of a `(C,)`."""
         return cls(tuple(prototypes), tuple(int(value.shape[-1]) for value in prototypes.values()))
 
