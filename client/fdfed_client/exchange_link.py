@@ -24,7 +24,13 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from fdfed.errors import ConnectionFailed, CryptoError
-from fdfed.exchange import MAX_MESSAGE_BYTES, PROTOCOL_VERSION, ExchangeCode, FrameRefused
+from fdfed.exchange import (
+    INSECURE_SITE_HEADER,
+    MAX_MESSAGE_BYTES,
+    PROTOCOL_VERSION,
+    ExchangeCode,
+    FrameRefused,
+)
 from fdfed.exchange import exchange_pb2 as pb
 from fdfed.exchange import exchange_pb2_grpc as pb_grpc
 
@@ -133,7 +139,7 @@ class ExchangeLink:
         self._outgoing: queue.SimpleQueue[pb.SiteFrame | None] = queue.SimpleQueue()
         self._channel = identity.channel(address)
         metadata = (
-            (("fdfed-insecure-site", identity.site),)
+            ((INSECURE_SITE_HEADER, identity.site),)
             if isinstance(identity, InsecureIdentity)
             else None
         )

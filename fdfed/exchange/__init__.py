@@ -2,6 +2,7 @@
 
 from fdfed.exchange.codes import ExchangeCode, FrameRefused
 from fdfed.exchange.frames import (
+    INSECURE_SITE_HEADER,
     MAX_MAGNITUDE,
     MAX_MESSAGE_BYTES,
     PROTOCOL_VERSION,
@@ -13,6 +14,7 @@ from fdfed.exchange.layout import TapLayout
 from fdfed.exchange.protocol import Exchange, ExchangeStats, StatsRecorder
 
 __all__ = [
+    "INSECURE_SITE_HEADER",
     "MAX_MAGNITUDE",
     "MAX_MESSAGE_BYTES",
     "PROTOCOL_VERSION",

@@ -19,6 +19,8 @@ from fdfed.exchange.codes import ExchangeCode, FrameRefused
 from fdfed.exchange.layout import MAX_ELEMENTS, MAX_TAPS
 
 PROTOCOL_VERSION: Final = 1
+INSECURE_SITE_HEADER: Final = "fdfed-insecure-site"
+"""Metadata key that names the site where there is no certificate: in tests without TLS alone."""
 MAX_MESSAGE_BYTES: Final = 4 << 20
 """A frame of MAX_ELEMENTS in fp64 is 2 MiB; the rest is room for terms and for sealing."""
 MAX_MAGNITUDE: Final = 1e12

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,8 +38,6 @@ class ExchangeRound:
     layout: TapLayout
     dtype: np.dtype[Any]
     barrier: RoundBarrier[Entry]
-    reported: set[tuple[str, ExchangeCode]] = field(default_factory=set)
-    """Refusals that the log has named, so that a site which repeats one does not flood it."""
 
     def post(self, site: str, entry: Entry, *, now: float) -> None:
         """Takes a site's frame.

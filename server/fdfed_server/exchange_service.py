@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 
 from fdfed.errors import ConnectionFailed, InvalidInput
 from fdfed.exchange import (
+    INSECURE_SITE_HEADER,
     MAX_MESSAGE_BYTES,
     PROTOCOL_VERSION,
     ExchangeCode,
@@ -31,8 +32,6 @@ log = logging.getLogger(__name__)
 
 HELLO_SECONDS: Final = 10.0
 """A stream that has not said Hello by then is closed."""
-INSECURE_SITE_HEADER: Final = "fdfed-insecure-site"
-"""Names the site where there is no certificate: in tests without TLS alone."""
 
 _SERVICE: Final = pb.DESCRIPTOR.services_by_name["Exchange"].full_name
 _OPTIONS: Final = (
@@ -106,7 +105,8 @@ class ExchangeService:
         self._insecure = insecure
         self._on_connect = on_connect
         self._on_disconnect = on_disconnect
-        self._connected: set[str] = set()
+        # Replaced, never changed: other threads read it.
+        self._connected: frozenset[str] = frozenset()
         self._bound: Future[int] = Future()
         self._stop: Callable[[float], None] | None = None
         self._thread: threading.Thread | None = None
@@ -119,7 +119,7 @@ class ExchangeService:
     @property
     def connected(self) -> frozenset[str]:
         """Sites whose stream is open now."""
-        return frozenset(self._connected)
+        return self._connected
 
     def start(self) -> None:
         """Binds the port and serves until `stop`.
@@ -216,11 +216,11 @@ class ExchangeService:
             raise FrameRefused(ExchangeCode.UNKNOWN_SITE)
         if site in self._connected:
             raise FrameRefused(ExchangeCode.DUPLICATE_STREAM)
-        self._connected.add(site)
+        self._connected |= {site}
 
     def _release(self, site: str) -> None:
         self._hub.disconnect(site)
-        self._connected.discard(site)
+        self._connected -= {site}
         log.info("site %s: exchange stream closed", site)
         if self._on_disconnect is not None:
             self._on_disconnect(site)

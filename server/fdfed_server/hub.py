@@ -63,6 +63,7 @@ class ExchangeHub:
         self._lock = threading.Lock()
         self._round: ExchangeRound | None = None
         self._refused: Counter[ExchangeCode] = Counter()
+        self._reported: set[tuple[str, ExchangeCode]] = set()
         self._frames_in = self._frames_out = self._bytes_in = self._bytes_out = 0
         self._steps_complete = self._steps_past_deadline = 0
         self._latest_terms: dict[str, float] = {}
@@ -115,6 +116,7 @@ class ExchangeHub:
                 raise InvalidInput(
                     f"round {self._round.server_round} is still open; close_round() comes first"
                 )
+            self._reported.clear()
             self._round = ExchangeRound(run_id, server_round, attempt, index, layout, kind, barrier)
 
     def close_round(self) -> None:
@@ -255,7 +257,7 @@ class ExchangeHub:
 
     def _note_refusal(self, site: str, refusal: FrameRefused) -> None:
         self._refused[refusal.code] += 1
-        seen = self._round.reported if self._round is not None else set()
-        level = logging.DEBUG if (site, refusal.code) in seen else logging.WARNING
-        seen.add((site, refusal.code))
-        log.log(level, "site %s: %s", site, refusal)
+        # A site that repeats itself does not flood the log; a new round names it once more.
+        repeated = (site, refusal.code) in self._reported
+        self._reported.add((site, refusal.code))
+        log.log(logging.DEBUG if repeated else logging.WARNING, "site %s: %s", site, refusal)

@@ -270,6 +270,16 @@ def test_a_second_frame_for_one_step_is_refused_and_the_first_counts(hub: Exchan
     assert first.result(0).peers == 1
 
 
+def test_a_site_that_repeats_a_refused_frame_is_logged_once_a_round(
+    hub: ExchangeHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    _open(hub)
+    for _ in range(50):
+        hub.submit("ad", _frame("ad", server_round=7))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert hub.snapshot().refused == {ExchangeCode.WRONG_ROUND: 50}
+
+
 def test_a_site_without_a_part_in_the_round_is_refused(hub: ExchangeHub) -> None:
     assert _code(hub.submit("ad", _frame("ad"))) is ExchangeCode.WRONG_ROUND
     _open(hub, sites=SITES[:2])
