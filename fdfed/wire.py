@@ -9,22 +9,24 @@ A record holds at most three parts:
 
     "fdfed"    ConfigRecord   format, kind, and the message's scalars and texts
     "vectors"  ArrayRecord    small float64 arrays, one entry a tap
-    "weights"  ArrayRecord    the tensors of the network
+    "weights"  ArrayRecord    one array: the tensors of the network, packed; the header lists them
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter, ValidationError
 
 from fdfed.config import RunPlan
 from fdfed.errors import InvalidInput, WireError
@@ -40,36 +42,104 @@ _WEIGHTS: Final = "weights"
 _MAX_EXAMPLES: Final = 10_000_000
 _MAX_TEXT: Final = 65_536
 _RUN_ID: Final = re.compile(r"[0-9a-f]{16,64}")
-_WEIGHT_DTYPES: Final = frozenset({"float16", "float32", "float64", "int64"})
+_PACKED: Final = "packed"
+_MAX_TENSORS: Final = 10_000
+_MAX_MANIFEST: Final = 4 << 20
+
+_Dtype = Literal["float16", "float32", "float64", "int64"]
+_Side = Annotated[int, Field(ge=0, le=2**31)]
 
 Part = Literal["validation", "test"]
 
 
 class Weights(Mapping[str, NDArray[Any]]):
-    """The tensors of a message by name, decoded one at a time, each checked as it is decoded.
+    """The tensors of a message by name: read-only views of the one packed array that travelled.
 
-    Decoding lazily keeps the memory of a reply at its serialised bytes plus one tensor.
+    One array, not one a tensor: Flower moves every array as objects of their own, a request each,
+    which made a round of a U-Net take ten times as long. A tensor's values are checked when it is
+    read, so nothing of the size of the model is ever copied.
 
     Raises:
-        WireError: on access, for bytes that are no array, an odd dtype, or a value not finite.
+        WireError: if the packed array and its list of tensors do not agree; on access, for a value
+            that is not finite.
     """
 
-    def __init__(self, record: ArrayRecord) -> None:
-        self._record = record
+    def __init__(self, record: ArrayRecord, manifest: str) -> None:
+        if list(record) != [_PACKED]:
+            raise WireError(f"the weights are not the one array {_PACKED!r}")
+        self._data = _packed_bytes(record[_PACKED])
+        self._places: dict[str, tuple[np.dtype[Any], tuple[int, ...], int]] = {}
+        offset = 0
+        for name, dtype, shape in _parse_manifest(manifest):
+            self._places[name] = (dtype, shape, offset)
+            offset += dtype.itemsize * math.prod(shape)
+        if offset != len(self._data):
+            raise WireError(
+                f"the packed weights are {len(self._data)} bytes, but their list says {offset}"
+            )
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        return _decode(self._record[name], name)
+        dtype, shape, offset = self._places[name]
+        count = math.prod(shape)
+        value = np.frombuffer(self._data, dtype, count=count, offset=offset).reshape(shape)
+        if dtype.kind == "f" and not np.isfinite(value).all():
+            raise WireError(f"the tensor {name!r} holds values that are not finite")
+        return value
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._record)
+        return iter(self._places)
 
     def __len__(self) -> int:
-        return len(self._record)
+        return len(self._places)
 
     @property
     def nbytes(self) -> int:
         """Serialised size in bytes."""
-        return sum(len(array.data) for array in self._record.values())
+        return len(self._data)
+
+
+def _pack(weights: Mapping[str, NDArray[Any]]) -> tuple[Array, str]:
+    """All tensors in one array of bytes (little-endian, in order), and the list of them."""
+    entries: list[tuple[str, str, list[int]]] = []
+    pieces: list[NDArray[np.uint8]] = [np.empty(0, dtype=np.uint8)]
+    for name, value in weights.items():
+        little = value.astype(value.dtype.newbyteorder("<"), copy=False)
+        # `require` and not `ascontiguousarray`, which would make a scalar one-dimensional.
+        flat = np.require(little, requirements="C").reshape(-1).view(np.uint8)
+        entries.append((name, value.dtype.name, list(value.shape)))
+        pieces.append(flat)
+    return Array(np.concatenate(pieces)), json.dumps(entries, separators=(",", ":"))
+
+
+def _packed_bytes(array: Array) -> memoryview:
+    """The bytes behind a serialised uint8 array, without the copy that `np.load` makes."""
+    try:
+        stream = io.BytesIO(array.data)
+        version = np.lib.format.read_magic(stream)
+        if version != (1, 0):
+            raise ValueError(f"array format {version}")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    except (ValueError, TypeError, EOFError, SyntaxError) as err:
+        raise WireError("the packed weights are not a readable array") from err
+    data = memoryview(array.data)[stream.tell() :]
+    if dtype != np.uint8 or shape != (len(data),):
+        raise WireError(f"the packed weights are {dtype} {shape} in {len(data)} bytes")
+    return data
+
+
+def _parse_manifest(text: str) -> list[tuple[str, np.dtype[Any], tuple[int, ...]]]:
+    """Name, dtype and shape of each packed tensor.
+
+    Raises:
+        WireError: for anything but a list of at most `_MAX_TENSORS` such triples, each name once.
+    """
+    try:
+        entries = TypeAdapter(list[tuple[str, _Dtype, list[_Side]]]).validate_json(text)
+    except ValidationError as err:
+        raise WireError("the list of packed weights is not of the agreed form") from err
+    if len(entries) > _MAX_TENSORS or len({name for name, _, _ in entries}) != len(entries):
+        raise WireError("the list of packed weights is too long, or names a tensor twice")
+    return [(n, np.dtype(d).newbyteorder("<"), tuple(shape)) for n, d, shape in entries]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +218,7 @@ class TrainInstruction:
 
     @classmethod
     def from_record(cls, record: RecordDict) -> Self:
-        reader = _Reader(record, "train", ("plan", "run_id", *_TRAIN_SCALARS))
+        reader = _Reader(record, "train", ("plan", "run_id", "tensors", *_TRAIN_SCALARS))
         plan = reader.plan()
         return cls(
             plan=plan,
@@ -159,7 +229,9 @@ class TrainInstruction:
             total_examples=reader.integer("total_examples", 1, _MAX_EXAMPLES),
             best_round=reader.integer("best_round", 0, plan.rounds),
             alpha=reader.vector("alpha"),
-            target=reader.vector("target", may_be_nan=True) if reader.has_vector("target") else None,
+            target=reader.vector("target", may_be_nan=True)
+            if reader.has_vector("target")
+            else None,
             weights=reader.weights(),
         )
 
@@ -204,7 +276,7 @@ class TrainResult:
     @classmethod
     def from_record(cls, record: RecordDict) -> Self:
         stats = [f"exchange_{name}" for name in _STATS]
-        reader = _Reader(record, "trained", (*_RESULT_SCALARS, *stats))
+        reader = _Reader(record, "trained", ("tensors", *_RESULT_SCALARS, *stats))
         return cls(
             run_id=reader.run_id(),
             server_round=reader.integer("server_round", 1, 10**9),
@@ -273,7 +345,7 @@ class EvaluateInstruction:
 
     @classmethod
     def from_record(cls, record: RecordDict) -> Self:
-        reader = _Reader(record, "evaluate", ("plan", "run_id", "server_round", "part"))
+        reader = _Reader(record, "evaluate", ("plan", "run_id", "server_round", "part", "tensors"))
         plan = reader.plan()
         return cls(
             plan=plan,
@@ -353,28 +425,16 @@ def _record(
     vectors: Mapping[str, NDArray[np.float64]] | None = None,
     weights: Mapping[str, NDArray[Any]] | None = None,
 ) -> RecordDict:
-    record = RecordDict({_HEADER: ConfigRecord({"format": FORMAT, "kind": kind, **header})})
+    entries: dict[str, Any] = {"format": FORMAT, "kind": kind, **header}
+    record = RecordDict()
+    if weights is not None:
+        packed, entries["tensors"] = _pack(weights)
+        record[_WEIGHTS] = ArrayRecord({_PACKED: packed})
+    record[_HEADER] = ConfigRecord(entries)
     if vectors is not None:
         as_float64 = {name: np.asarray(v, dtype=np.float64) for name, v in vectors.items()}
         record[_VECTORS] = ArrayRecord({name: Array(v) for name, v in as_float64.items()})
-    if weights is not None:
-        record[_WEIGHTS] = ArrayRecord({name: Array(w) for name, w in weights.items()})
     return record
-
-
-def _decode(array: Array, name: str) -> NDArray[Any]:
-    """The array behind a wire entry (`np.load` with pickling off), its dtype and values checked."""
-    try:
-        value = array.numpy()
-    except Exception as err:
-        raise WireError(f"the entry {name!r} does not hold a readable array") from err
-    if value.dtype.name not in _WEIGHT_DTYPES:
-        raise WireError(
-            f"the entry {name!r} has dtype {value.dtype}; only {sorted(_WEIGHT_DTYPES)} may travel"
-        )
-    if value.dtype.kind == "f" and not np.isfinite(value).all():
-        raise WireError(f"the entry {name!r} holds values that are not finite")
-    return value
 
 
 class _Reader:
@@ -404,10 +464,10 @@ class _Reader:
             raise WireError(f"{self._kind}.{key} has the wrong type {type(value).__name__}")
         return value
 
-    def text(self, key: str) -> str:
+    def text(self, key: str, *, limit: int = _MAX_TEXT) -> str:
         value: str = self._get(key, str)
-        if len(value) > _MAX_TEXT:
-            raise WireError(f"{self._kind}.{key} is {len(value)} characters long; at most 65,536")
+        if len(value) > limit:
+            raise WireError(f"{self._kind}.{key} is {len(value)} characters long; at most {limit}")
         return value
 
     def run_id(self) -> str:
@@ -489,4 +549,4 @@ class _Reader:
         return Aggregate(int(value[0]), int(value[1]), *(float(fraction) for fraction in fractions))
 
     def weights(self) -> Weights:
-        return Weights(self._arrays(_WEIGHTS))
+        return Weights(self._arrays(_WEIGHTS), self.text("tensors", limit=_MAX_MANIFEST))

@@ -19,7 +19,14 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fdfed.errors import ConnectionFailed, QuorumNotMet, WireError
-from fdfed.wire import EvaluateInstruction, EvaluateResult, Part, Prepare, Prepared
+from fdfed.wire import (
+    EvaluateInstruction,
+    EvaluateResult,
+    Part,
+    Prepare,
+    Prepared,
+    TrainInstruction,
+)
 from fdfed_server.flower import site_nodes
 from fdfed_server.hub import ExchangeHub
 from fdfed_server.observer import Observer
@@ -110,7 +117,7 @@ class RoundLoop:
     ) -> TrainedRound:
         examples = {site: self._prepared[site].num_train for site in nodes}
         instructions = self._strategy.configure_train(state, server_round, attempt, examples)
-        records = {site: instruction.to_record() for site, instruction in instructions.items()}
+        records = _encoded(instructions)
         with self._exchange_round(state, server_round, attempt, tuple(nodes)):
             replies = self._ask(grid, nodes, records, kind="train", group=server_round)
             return self._strategy.aggregate_train(
@@ -147,12 +154,9 @@ class RoundLoop:
         nodes: Mapping[str, int],
         part: Part,
     ) -> dict[str, EvaluateResult]:
-        # One record for all sites that get the same instruction: the weights are encoded once.
-        encoded: dict[int, RecordDict] = {}
-        for instruction in instructions.values():
-            encoded.setdefault(id(instruction), instruction.to_record())
-        records = {site: encoded[id(instructions[site])] for site in nodes}
-        replies = self._ask(grid, nodes, records, kind="evaluate", group=state.completed_rounds)
+        replies = self._ask(
+            grid, nodes, _encoded(instructions), kind="evaluate", group=state.completed_rounds
+        )
         results: dict[str, EvaluateResult] = {}
         for reply in replies:
             asked = instructions[reply.site]
@@ -277,3 +281,14 @@ class RoundLoop:
             if time.monotonic() > deadline:
                 return SiteReply(site=site, record=None, failure="no reply before the deadline")
             time.sleep(self._poll_seconds)
+
+
+def _encoded(
+    instructions: Mapping[str, TrainInstruction] | Mapping[str, EvaluateInstruction],
+) -> dict[str, RecordDict]:
+    """The record of each site's instruction; sites with the same one share one encoding."""
+    records: dict[int, RecordDict] = {}
+    for instruction in instructions.values():
+        if id(instruction) not in records:
+            records[id(instruction)] = instruction.to_record()
+    return {site: records[id(instruction)] for site, instruction in instructions.items()}
