@@ -28,7 +28,6 @@ from fdfed_server.flower.surface import PUBLIC_PATHS
 
 SIGNATURES = {
     "flwr.app.message:make_message": ("metadata", "content", "error"),
-    "flwr.cli.build:build_fab_from_files": ("files",),
     "flwr.common.serde:context_from_proto": ("context_proto",),
     "flwr.common.serde:fab_to_proto": ("fab",),
     "flwr.common.serde:message_from_proto": ("message_proto",),
