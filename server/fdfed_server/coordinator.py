@@ -57,7 +57,7 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
         superlink = stack.enter_context(SuperLink(server))
         service = _exchange_service(server, hub, plan)
         service.start()
-        stack.callback(service.stop, grace=1.0)
+        stack.callback(service.stop, grace=0.2)
         status = stack.enter_context(StatusWriter(server.state, lambda: sorted(service.connected)))
         log.info(
             "exchange: mutual TLS on port %d; prototypes are neither sealed nor blinded in this "

@@ -30,6 +30,7 @@ from fdfed_server.hub import ExchangeHub
 
 log = logging.getLogger(__name__)
 
+_UNWIND_SECONDS: Final = 0.5
 HELLO_SECONDS: Final = 10.0
 """A stream that has not said Hello by then is closed."""
 
@@ -175,6 +176,11 @@ class ExchangeService:
         self._stop = stop
         self._bound.set_result(port)
         await server.stop(await stopping.get())
+        # The handlers of the streams just cut still have to run to their end; closing the loop
+        # under them would print their cancellation as if it were an error.
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        if rest:
+            await asyncio.wait(rest, timeout=_UNWIND_SECONDS)
 
     def _bind(self, server: Any) -> int:
         try:
