@@ -60,6 +60,30 @@ class MethodPlan(Frozen):
     eps: float = Field(default=1e-6, gt=0)
 
 
+class SplitPlan(Frozen):
+    """Which patients train, validate and test; the images of one patient stay together.
+
+    By default the seed splits them 70-10-20. `held_out` fixes the test patients for every seed;
+    `fold` replaces the validation patients by a fold of those that remain, and leaves the test
+    part empty, so that whatever is chosen on folds has seen no test image.
+    """
+
+    held_out: str | None = Field(default=None, min_length=1, max_length=64)
+    """Name of a draw: a fifth of each site's patients, by the hash of (draw, site, patient), are
+    the test patients."""
+    fold: int | None = Field(default=None, ge=0)
+    """The fold that validates, counted from 0; all others train. `None`: no folds."""
+    folds: int = Field(default=3, ge=2, le=20)
+
+    @model_validator(mode="after")
+    def _check(self) -> SplitPlan:
+        if self.fold is not None and self.fold >= self.folds:
+            raise ValueError(
+                f"fold = {self.fold}, but {self.folds} folds are numbered 0 to {self.folds - 1}"
+            )
+        return self
+
+
 class ExchangePlan(Frozen):
     """The per-batch exchange of prototypes and cotangents."""
 
@@ -81,7 +105,11 @@ class RunPlan(Frozen):
     norm: Literal["batch", "group"] = "batch"
     in_channels: Literal[1, 3] = 3
     size: int = Field(default=128, ge=16, le=4096)
-    """Side of the square that every image is resized to, in pixels."""
+    """Side of the square that every image is resized to, in pixels; unused with `crop`."""
+    crop: int | None = Field(default=None, ge=16, le=4096)
+    """Train on random squares of this side at native resolution, in pixels, and segment whole
+    images; `None` resizes to `size` instead."""
+    split: SplitPlan = SplitPlan()
 
     strategy: StrategyName = "fdfed"
     loss: Loss | None = None
@@ -91,6 +119,8 @@ class RunPlan(Frozen):
 
     rounds: int = Field(default=35, ge=1)
     steps_per_round: int = Field(default=10, ge=1)
+    evaluate_every: int = Field(default=1, ge=1)
+    """Validate after every round whose number this divides, and where a phase ends."""
     batch_size: int = Field(default=8, ge=1)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -150,6 +180,17 @@ class RunPlan(Frozen):
     def phase(self, server_round: int) -> Literal[1, 2]:
         """1 while only L_seg is trained, 2 afterwards. Rounds count from 1."""
         return 1 if server_round <= self.phase_1_rounds else 2
+
+    @property
+    def input_size(self) -> int:
+        """Side of the squares that the network trains on, in pixels."""
+        return self.crop or self.size
+
+    def is_evaluated(self, server_round: int) -> bool:
+        """Whether the model of that round is scored on the validation parts. The last round of
+        each phase always is: phase 2 starts from the best weights of phase 1."""
+        ends = (self.phase_1_rounds, self.rounds)
+        return server_round % self.evaluate_every == 0 or server_round in ends
 
     def quorum_of(self, sites: int) -> int:
         """Sites that must enter a round: all up to three, else two thirds (rounded up)."""

@@ -116,6 +116,10 @@ def _open(site: str, folder: Path, plan: RunPlan, *, phantoms: bool) -> SiteData
         seed=plan.seed,
         batch_size=plan.batch_size,
         augment=plan.augment,
+        crop=plan.crop,
+        held_out=plan.split.held_out,
+        fold=plan.split.fold,
+        folds=plan.split.folds,
     )
 
 

@@ -19,6 +19,7 @@ from fdfed.config import RunPlan
 from fdfed.data import SplitCounts
 from fdfed.errors import RefusedByPolicy, WireError
 from fdfed.evaluation.metrics import ImageScore, aggregate, image_scores
+from fdfed.evaluation.whole_image import whole_image_logits
 from fdfed.exchange import Exchange, ExchangeStats
 from fdfed.layer_weights import propose
 from fdfed.networks import SegmentationNetwork
@@ -208,7 +209,9 @@ class Site:
         model.network.eval()
         for image, mask, names in (images or model.images).evaluation_batches(part):
             with autocast(model.plan.precision, self.device):
-                logits = model.network(image.to(self.device, self._dtype(model.plan)))
+                logits = whole_image_logits(
+                    model.network, image.to(self.device, self._dtype(model.plan))
+                )
             yield image, mask, logits.float().cpu(), names
 
     @property

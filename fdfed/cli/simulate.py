@@ -26,6 +26,12 @@ def simulate(
     rounds: Annotated[int | None, typer.Option(help="Rounds of the federation.")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps per round and site.")] = None,
     size: Annotated[int | None, typer.Option(help="Images are resized to SIZE × SIZE px.")] = None,
+    crop: Annotated[
+        int | None,
+        typer.Option(
+            help="Train on random CROP × CROP px at native resolution; without --size."
+        ),
+    ] = None,
     width: Annotated[
         int | None, typer.Option(help="Channels of the network's first level; default 32.")
     ] = None,
@@ -61,6 +67,7 @@ def simulate(
         "rounds": rounds,
         "steps_per_round": steps,
         "size": size,
+        "crop": crop,
         "width": width,
         "batch_size": batch,
         "learning_rate": lr,

@@ -2,6 +2,7 @@
 
 from fdfed.data.cases import PARTS, Case, Finding, FolderReport, Part
 from fdfed.data.folder import check_site_folder
+from fdfed.data.folds import fold_of_patients, held_out_patients
 from fdfed.data.loading import image_size, load_image
 from fdfed.data.phantoms import KNOWN_SITES, write_phantoms
 from fdfed.data.site import SiteData, SplitCounts, open_site, pool_sites
@@ -17,6 +18,8 @@ __all__ = [
     "SiteData",
     "SplitCounts",
     "check_site_folder",
+    "fold_of_patients",
+    "held_out_patients",
     "image_size",
     "load_image",
     "open_site",

@@ -44,16 +44,22 @@ class _PictureReader(ImageReader):
         return img, {"original_channel_dim": -1, "spatial_shape": np.asarray(img.shape[:2])}
 
 
-def loading_chain(keys: Sequence[str], *, size: int, in_channels: int) -> Compose:
+def loading_chain(
+    keys: Sequence[str], *, size: int, in_channels: int, crop: int | None = None
+) -> Compose:
     """MONAI transform from `{"image": path, "mask": path}` to `{"image": tensor, "mask": tensor}`.
 
     The image is float32 (in_channels, size, size) in [0, 1]; the mask float32 (1, size, size) of
     0 and 1. Both are stretched to the square: the aspect ratio is not kept, as in the paper.
 
+    With `crop` an image keeps its own height and width instead, unless a side is shorter than
+    `crop`: it is then enlarged, aspect ratio kept, until the shorter side has that length.
+
     Args:
         keys: which of the two entries the dictionaries have.
         size: side of the square in pixels.
         in_channels: 1 (colour becomes BT.601 grey) or 3 (grey is repeated).
+        crop: shortest side allowed, in pixels; None resizes to the square.
     """
     _check(size, in_channels)
     chain: list[Any] = []
@@ -66,20 +72,23 @@ def loading_chain(keys: Sequence[str], *, size: int, in_channels: int) -> Compos
         # flips, and would carry the file's path into everything computed from it.
         chain.append(EnsureTyped(key, track_meta=False))
         if is_mask:
-            steps = [lambda mask: resize_mask(mask, size=size)]
+            steps = [lambda mask: resize_mask(mask, shape=_shape(mask, size, crop))]
         else:
             steps = [
                 lambda image: to_channels(image, in_channels),
-                lambda image: resize_image(image, size=size),
+                lambda image: resize_image(image, shape=_shape(image, size, crop)),
             ]
         chain += [Lambdad(key, step, track_meta=False) for step in steps]
     chain.append(SelectItemsd(keys))
     return Compose(chain)
 
 
-def load_image(path: Path, *, size: int, in_channels: int) -> Float[Tensor, "c h w"]:
-    """One image as the network sees it, the same as in training: float32 (in_channels, size,
-    size) in [0, 1]. `image_size` gives the size to return a prediction to.
+def load_image(
+    path: Path, *, size: int, in_channels: int, crop: int | None = None
+) -> Float[Tensor, "c h w"]:
+    """One image as the network sees it, the same as `loading_chain` makes it for evaluation:
+    float32 (in_channels, height, width) in [0, 1]. `image_size` gives the size to return a
+    prediction to.
 
     Raises:
         DataError: naming the file, if it cannot be read.
@@ -89,7 +98,7 @@ def load_image(path: Path, *, size: int, in_channels: int) -> Float[Tensor, "c h
         image = torch.from_numpy(read_image(path)).permute(2, 0, 1)
     except UnusablePicture as err:
         raise DataError(f"{path}: {err.reason}; {err.remedy}") from err
-    return resize_image(to_channels(image, in_channels), size=size)
+    return resize_image(to_channels(image, in_channels), shape=_shape(image, size, crop))
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -113,23 +122,42 @@ def to_channels(image: Float[Tensor, "c h w"], in_channels: int) -> Float[Tensor
     return image.expand(in_channels, -1, -1).contiguous()
 
 
-def resize_image(image: Float[Tensor, "c h w"], *, size: int) -> Float[Tensor, "c size size"]:
+def resize_image(
+    image: Float[Tensor, "c h w"], *, shape: tuple[int, int]
+) -> Float[Tensor, "c height width"]:
     """Bilinear, with the filter widened when it shrinks (no aliasing of speckle or texture).
 
     MONAI's `Resize(anti_aliasing=True)` is not used: it smooths with zeros beyond the edge, so a
     constant picture comes out dark along its border.
+
+    Args:
+        shape: (height, width) in pixels.
     """
-    if image.shape[1:] == (size, size):
+    if image.shape[1:] == shape:
         return image
     return functional.interpolate(
-        image[None], size=(size, size), mode="bilinear", align_corners=False, antialias=True
+        image[None], size=shape, mode="bilinear", align_corners=False, antialias=True
     )[0].clamp(0, 1)
 
 
-def resize_mask(mask: Float[Tensor, "1 h w"], *, size: int) -> Float[Tensor, "1 size size"]:
+def resize_mask(
+    mask: Float[Tensor, "1 h w"], *, shape: tuple[int, int]
+) -> Float[Tensor, "1 height width"]:
     """Nearest pixel centre (`nearest-exact`), so that the mask stays on its image: plain `nearest`
     shifts it by up to half an input pixel per output pixel when it shrinks."""
-    return functional.interpolate(mask[None], size=(size, size), mode="nearest-exact")[0]
+    if mask.shape[1:] == shape:
+        return mask
+    return functional.interpolate(mask[None], size=shape, mode="nearest-exact")[0]
+
+
+def _shape(picture: Tensor, size: int, crop: int | None) -> tuple[int, int]:
+    """(height, width) that a picture is resized to."""
+    if crop is None:
+        return size, size
+    height, width = picture.shape[1:]
+    scale = max(1.0, crop / min(height, width))
+    # The shorter side is `crop` exactly; rounding must not leave it a pixel short.
+    return max(crop, round(height * scale)), max(crop, round(width * scale))
 
 
 def _check(size: int, in_channels: int) -> None:

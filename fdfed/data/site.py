@@ -12,14 +12,15 @@ from typing import Final
 import torch
 from jaxtyping import Float
 from monai.data.dataset import CacheDataset
+from monai.transforms.compose import Compose
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
 from fdfed.data.cases import PARTS, Case, Part
 from fdfed.data.folder import Progress, check_site_folder
+from fdfed.data.folds import study_split
 from fdfed.data.loading import loading_chain
 from fdfed.data.seeds import generator
-from fdfed.data.splits import split_cases
 from fdfed.errors import InvalidInput
 
 VARIANTS: Final = 5
@@ -38,7 +39,7 @@ class SplitCounts:
 
 @dataclass(frozen=True, eq=False)
 class SiteData:
-    """Cached cases of one site (or of several, pooled) at the run's size, and their split.
+    """Cached cases of one site (or of several, pooled), and their split.
 
     Holds no position and no generator: every batch is a function of its arguments, so a round
     that is repeated or resumed trains on the same batches.
@@ -50,6 +51,9 @@ class SiteData:
     seed: int
     batch_size: int
     augment: bool
+    crop: int | None
+    """Side of the random squares that training takes from images of their own size, in pixels;
+    None where all images have the run's size."""
     samples: Dataset[dict[str, Tensor]]
     """Index → {"image": (c, h, w), "mask": (1, h, w)}, float32 on the CPU."""
     all_cases: tuple[Case, ...]
@@ -92,8 +96,9 @@ class SiteData:
         for item, index in enumerate(self._stream(start, start + self.batch_size)):
             sample = self.samples[index]
             variant = self._variant(global_step, item)
-            images.append(turned(sample["image"], variant))
-            masks.append(turned(sample["mask"], variant))
+            window = self._window(sample["mask"], global_step, item)
+            images.append(turned(sample["image"][window], variant))
+            masks.append(turned(sample["mask"][window], variant))
         return torch.stack(images), torch.stack(masks)
 
     def _stream(self, start: int, stop: int) -> Iterator[int]:
@@ -110,14 +115,26 @@ class SiteData:
             return 0
         return int(generator("augment", self.seed, self.name, global_step, item).integers(VARIANTS))
 
+    def _window(
+        self, picture: Float[Tensor, "c h w"], global_step: int, item: int
+    ) -> tuple[slice, ...]:
+        """What a step takes of a picture: all of it, or a square anywhere in it, all positions
+        alike."""
+        if self.crop is None:
+            return ()
+        rng = generator("crop", self.seed, self.name, global_step, item)
+        starts = [int(rng.integers(0, side - self.crop + 1)) for side in picture.shape[1:]]
+        return (slice(None), *(slice(start, start + self.crop) for start in starts))
+
     def evaluation_batches(
         self, part: Part
     ) -> Iterator[tuple[Float[Tensor, "n c h w"], Float[Tensor, "n 1 h w"], tuple[str, ...]]]:
-        """(images, masks, case names) of one part in a fixed order, never augmented; the last
-        batch may be smaller."""
+        """(images, masks, case names) of one part in a fixed order, whole and never augmented; the
+        last batch may be smaller. With `crop` each image is a batch, as their sizes differ."""
         indices = self.parts[part]
-        for start in range(0, len(indices), self.batch_size):
-            chosen = indices[start : start + self.batch_size]
+        count = self.batch_size if self.crop is None else 1
+        for start in range(0, len(indices), count):
+            chosen = indices[start : start + count]
             samples = [self.samples[index] for index in chosen]
             yield (
                 torch.stack([sample["image"] for sample in samples]),
@@ -150,11 +167,15 @@ def open_site(
     seed: int,
     batch_size: int,
     augment: bool = True,
+    crop: int | None = None,
+    held_out: str | None = None,
+    fold: int | None = None,
+    folds: int = 3,
     progress: Progress | None = None,
 ) -> SiteData:
     """The site in `data_dir/name`, checked, split, resized and held in memory.
 
-    Takes 4·(in_channels + 1)·size² bytes per image.
+    Takes 4·(in_channels + 1) bytes per pixel of the resized image, or of its own with `crop`.
 
     Args:
         name: the site; also part of every random draw's key.
@@ -164,6 +185,9 @@ def open_site(
         seed: of the split, the order of the epochs and the augmentation.
         batch_size: images per training or evaluation batch.
         augment: whether training batches are flipped and turned at random.
+        crop: side of random squares to train on, in pixels; `size` is then unused, and only an
+            image with a shorter side is resized.
+        held_out, fold, folds: the split, as in `fdfed.config.SplitPlan`.
         progress: called in this thread as files are read, with (done, all); each file is read
             twice, once to check and once to keep.
 
@@ -180,16 +204,23 @@ def open_site(
 
     report = check_site_folder(data_dir / name, progress=report_half(0))
     report.raise_findings()
-    split = split_cases(report.cases, site=name, seed=seed)
-    index = {case.name: position for position, case in enumerate(report.cases)}
+    split = study_split(
+        report.cases, site=name, seed=seed, held_out=held_out, fold=fold, folds=folds
+    )
+    # Cases in no part are not even read.
+    kept = {case.name for part in PARTS for case in split[part]}
+    used = tuple(case for case in report.cases if case.name in kept)
+    index = {case.name: position for position, case in enumerate(used)}
+    chain = loading_chain(("image", "mask"), size=size, in_channels=in_channels, crop=crop)
     return SiteData(
         name=name,
         phantoms=report.phantoms,
         seed=seed,
         batch_size=batch_size,
         augment=augment,
-        samples=_cache(report.cases, size, in_channels, report_half(1)),
-        all_cases=report.cases,
+        crop=crop,
+        samples=_cache(used, chain, report_half(1)),
+        all_cases=used,
         parts={part: tuple(index[case.name] for case in split[part]) for part in PARTS},
     )
 
@@ -205,11 +236,11 @@ def pool_sites(sites: Sequence[SiteData], name: str = "pooled") -> SiteData:
     if len({site.name for site in sites}) < len(sites):
         names = ", ".join(site.name for site in sites)
         raise InvalidInput(f"pool_sites got one site twice ({names}); name each once")
-    shapes = {site.name: tuple(site.samples[0]["image"].shape) for site in sites}
+    shapes = {site.name: _batch_shape(site) for site in sites}
     if len(set(shapes.values())) > 1:
         raise InvalidInput(
-            f"pool_sites got images of several shapes, {shapes}; open all sites with one size and "
-            "one number of channels"
+            f"pool_sites got images of several shapes, {shapes}; open all sites with one size or "
+            "crop, and one number of channels"
         )
     parts: dict[Part, tuple[int, ...]] = dict.fromkeys(PARTS, ())
     cases: list[Case] = []
@@ -252,13 +283,17 @@ def turned(picture: Float[Tensor, "c h w"], variant: int) -> Float[Tensor, "c h 
     raise InvalidInput(f"turned got variant = {variant}; the five variants are 0 to {VARIANTS - 1}")
 
 
-def _cache(
-    cases: Sequence[Case], size: int, in_channels: int, progress: Progress | None
-) -> CacheDataset:
-    """MONAI's in-memory data set of the resized cases, filled."""
+def _batch_shape(site: SiteData) -> tuple[int, int, int]:
+    """(channels, height, width) of the images in the site's training batches."""
+    channels, height, width = site.samples[0]["image"].shape
+    return (channels, height, width) if site.crop is None else (channels, site.crop, site.crop)
+
+
+def _cache(cases: Sequence[Case], chain: Compose, progress: Progress | None) -> CacheDataset:
+    """MONAI's in-memory data set of the cases as `chain` loads them, filled."""
     dataset = CacheDataset(
         [{"image": case.image, "mask": case.mask} for case in cases],
-        transform=loading_chain(("image", "mask"), size=size, in_channels=in_channels),
+        transform=chain,
         runtime_cache=True,  # filled just below, because only so can progress be reported
         copy_cache=False,
         progress=False,

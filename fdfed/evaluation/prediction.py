@@ -22,6 +22,7 @@ from fdfed.data import image_size, load_image
 from fdfed.data.pictures import SUFFIXES, UnusablePicture, read_image
 from fdfed.errors import DataError, InvalidInput
 from fdfed.evaluation.contours import outlines
+from fdfed.evaluation.whole_image import whole_image_logits
 from fdfed.networks import SegmentationNetwork
 from fdfed.training.model_file import ModelHeader
 
@@ -97,25 +98,25 @@ def _is_image(path: Path) -> bool:
 @torch.inference_mode()
 def probabilities(
     network: SegmentationNetwork,
-    image: Float[Tensor, "channels size size"],
+    image: Float[Tensor, "channels rows columns"],
     *,
     height: int,
     width: int,
 ) -> Float[np.ndarray, "{height} {width}"]:
     """Foreground probability of each pixel of the image as it came.
 
-    The network's logits go through the sigmoid and are then stretched back bilinearly, which
-    keeps them in [0, 1].
+    The network's logits go through the sigmoid and, where the image was resized, are then
+    stretched back bilinearly, which keeps them in [0, 1].
 
     Args:
-        image: at the model's size, as `fdfed.data.load_image` gives it, on the network's device.
+        image: as the model wants it, as `fdfed.data.load_image` gives it, on the network's device.
         height: of the image as it came, in pixels.
         width: likewise.
 
     Raises:
         InvalidInput: if the network answers with NaN.
     """
-    logits = network(image[None])
+    logits = whole_image_logits(network, image[None])
     small = torch.sigmoid(logits.float())
     if torch.isnan(small).any():
         raise InvalidInput(
@@ -151,7 +152,9 @@ def predict_images(
         start = time.perf_counter()
         try:
             height, width = image_size(path)
-            image = load_image(path, size=header.size, in_channels=header.in_channels)
+            image = load_image(
+                path, size=header.size, in_channels=header.in_channels, crop=header.crop
+            )
             pixels = read_image(path)
         except (DataError, UnusablePicture) as err:
             yield Unreadable(path.name, str(err))

@@ -12,7 +12,7 @@ import torch
 
 from fdfed.config import RunPlan
 from fdfed.data import SiteData, open_site, pool_sites, write_phantoms
-from fdfed.errors import InvalidInput
+from fdfed.errors import DataError, InvalidInput
 from fdfed.evaluation.case_pictures import CaseView
 from fdfed.evaluation.metrics import ImageScore, aggregate, image_scores
 from fdfed.evaluation.report import write_report
@@ -73,10 +73,10 @@ def simulate(
         InvalidInput: if `out` belongs to another run.
     """
     progress = progress or Progress()
-    plan = plan.model_copy(update={"phantoms": data is None})
     if not plan.sites:
         raise InvalidInput("a simulation needs at least one site; name them with --sites a,b")
     opened = _open_all(plan, data or _phantoms(plan, out), progress)
+    plan = plan.model_copy(update={"phantoms": _are_phantoms(opened)})
     runner = _Runner(plan, out, opened, device or torch.device("cpu"), progress)
     outcome = runner.run(faults or {})
     results = runner.results(outcome)
@@ -86,6 +86,16 @@ def simulate(
 
 def _open_all(plan: RunPlan, data: Path, progress: Progress) -> dict[str, SiteData]:
     return {site: _open(plan, data, site, progress) for site in plan.sites}
+
+
+def _are_phantoms(opened: Mapping[str, SiteData]) -> bool:
+    kinds = {site.phantoms for site in opened.values()}
+    if len(kinds) > 1:
+        mixed = ", ".join(name for name, site in opened.items() if site.phantoms)
+        raise DataError(
+            f"{mixed} hold phantoms and the other sites do not; a run is on phantoms or on images"
+        )
+    return kinds == {True}
 
 
 def _open(plan: RunPlan, data: Path, site: str, progress: Progress) -> SiteData:
@@ -98,6 +108,10 @@ def _open(plan: RunPlan, data: Path, site: str, progress: Progress) -> SiteData:
         seed=plan.seed,
         batch_size=plan.batch_size,
         augment=plan.augment,
+        crop=plan.crop,
+        held_out=plan.split.held_out,
+        fold=plan.split.fold,
+        folds=plan.split.folds,
         progress=None if told is None else lambda done, total: told(site, done, total),
     )
 

@@ -28,6 +28,6 @@ def initial_network(plan: RunPlan) -> SegmentationNetwork:
             in_channels=plan.in_channels,
             width=plan.width,
             norm=plan.norm,
-            size=plan.size,
+            size=plan.input_size,
         )
     return network.double() if plan.precision == "fp64" else network

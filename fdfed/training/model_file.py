@@ -51,7 +51,10 @@ class ModelHeader(Frozen):
     norm: Literal["batch", "group"]
     in_channels: Literal[1, 3]
     size: int = Field(ge=16, le=4096)
-    """Side of the square that images are resized to, in pixels."""
+    """Side of the square that images are resized to, in pixels; unused with `crop`."""
+    crop: int | None = Field(default=None, ge=16, le=4096)
+    """Side of the squares it was trained on at native resolution, in pixels: it segments images
+    of their own size, enlarged where a side is shorter than this."""
     taps: tuple[str, ...]
     alpha: dict[str, float] = Field(default_factory=dict)
     """α of each tap at the end of training."""
@@ -120,7 +123,7 @@ def _network(header: ModelHeader) -> SegmentationNetwork:
         in_channels=header.in_channels,
         width=header.width,
         norm=header.norm,
-        size=header.size,
+        size=header.crop or header.size,
     )
 
 

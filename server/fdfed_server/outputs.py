@@ -132,6 +132,7 @@ def model_header(state: RunState, results: RunResults) -> ModelHeader:
         norm=plan.norm,
         in_channels=plan.in_channels,
         size=plan.size,
+        crop=plan.crop,
         taps=taps,
         alpha=alpha,
         round=state.best.server_round or None,

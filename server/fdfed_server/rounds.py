@@ -137,6 +137,8 @@ class RoundLoop:
         server_round: int,
         nodes: Mapping[str, int],
     ) -> dict[str, EvaluateResult]:
+        if not self._strategy.plan.is_evaluated(server_round):
+            return {}
         instruction = self._strategy.configure_evaluate(state, model, server_round, "validation")
         return self._score(grid, state, dict.fromkeys(nodes, instruction), nodes, "validation")
 

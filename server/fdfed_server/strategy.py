@@ -241,10 +241,11 @@ class Strategy:
             bytes=trained.traffic,
             drift=trained.drift,
         )
-        # Without any validation score the newest round stands in for the best.
+        # Without any validation score the newest round that was to have one stands in for the best.
         score = record.mean_val_dice if record.mean_val_dice is not None else state.best.score
+        evaluated = self.plan.is_evaluated(trained.server_round)
         best, model = state.best, trained.model
-        if score >= best.score:
+        if evaluated and score >= best.score:
             best = Best(server_round=trained.server_round, score=score, model=model)
         phase_2_rounds = self.plan.rounds - self.plan.phase_1_rounds
         if phase_2_rounds and trained.server_round == self.plan.phase_1_rounds:
@@ -257,7 +258,11 @@ class Strategy:
             completed_rounds=trained.server_round,
             model=model,
             best=best,
-            site_best=_site_best(state.site_best, trained.server_round, sites),
+            site_best=(
+                _site_best(state.site_best, trained.server_round, sites)
+                if evaluated
+                else state.site_best
+            ),
             history=(*state.history, record),
             exchanges=(*state.exchanges, *trained.exchanges),
             seconds=state.seconds + seconds,

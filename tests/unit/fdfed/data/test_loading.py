@@ -62,7 +62,7 @@ def test_grey_becomes_three_equal_channels() -> None:
 def test_resizing_agrees_with_pillow() -> None:
     rng = np.random.default_rng(0)
     levels = rng.random((37, 53)).astype(np.float32)
-    ours = resize_image(torch.from_numpy(levels)[None], size=16)[0].numpy()
+    ours = resize_image(torch.from_numpy(levels)[None], shape=(16, 16))[0].numpy()
     oracle = Image.fromarray(levels).resize((16, 16), Image.Resampling.BILINEAR)
     np.testing.assert_allclose(ours, np.asarray(oracle), atol=1e-5)
 
@@ -72,7 +72,7 @@ def test_resizing_agrees_with_pillow() -> None:
 def test_a_constant_picture_stays_constant_up_to_its_border(
     height: int, width: int, size: int
 ) -> None:
-    resized = resize_image(torch.full((1, height, width), 0.7), size=size)
+    resized = resize_image(torch.full((1, height, width), 0.7), shape=(size, size))
     torch.testing.assert_close(resized, torch.full((1, size, size), 0.7))
 
 
@@ -83,7 +83,7 @@ def test_a_resized_mask_takes_the_pixel_at_the_centre(factor: int, seed: int) ->
     mask = (torch.rand(1, 5 * factor, 5 * factor, generator=rng) > 0.5).float()
     # The centre of an output pixel lies factor/2 input pixels in; floor gives the pixel there.
     middle = factor // 2
-    assert torch.equal(resize_mask(mask, size=5), mask[:, middle::factor, middle::factor])
+    assert torch.equal(resize_mask(mask, shape=(5, 5)), mask[:, middle::factor, middle::factor])
 
 
 def test_image_and_mask_stay_registered_when_they_shrink() -> None:
@@ -92,7 +92,9 @@ def test_image_and_mask_stay_registered_when_they_shrink() -> None:
     for offset in range(4):  # over all phases of the coarse grid, rounding averages out
         band = torch.zeros(1, 96, 96)
         band[:, 20 + offset : 50 + offset] = 1
-        image, mask = resize_image(band, size=24)[0, :, 0], resize_mask(band, size=24)[0, :, 0]
+        image, mask = (
+            resize(band, shape=(24, 24))[0, :, 0] for resize in (resize_image, resize_mask)
+        )
         apart.append(float((image * at).sum() / image.sum() - (mask * at).sum() / mask.sum()))
     # 1/8: half an input pixel. Plain `nearest` would be 3/8 off.
     assert abs(float(np.mean(apart))) < 0.15
