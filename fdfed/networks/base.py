@@ -37,6 +37,8 @@ class SegmentationNetwork(nn.Module, ABC):
 
     paper_width: ClassVar[int]
     """Channels of the first level in the publication."""
+    has_batch_norm: ClassVar[bool] = True
+    """Whether `norm = batch` puts BatchNorm into the network; False where it has LayerNorm only."""
 
     def __init__(
         self,
@@ -113,7 +115,7 @@ class SegmentationNetwork(nn.Module, ABC):
         for side in shape[2:]:
             _check_multiple(name, side, self.size_multiple)
         cells = image.shape[0] * shape[2] * shape[3] // max(self.tap_strides.values()) ** 2
-        if self.training and self.norm == "batch" and cells < 2:
+        if self.training and self.has_batch_norm and self.norm == "batch" and cells < 2:
             raise InvalidInput(
                 f"{name} got a training batch of one image of {shape[2]} x {shape[3]} pixels, "
                 "whose bottleneck is a single cell, and BatchNorm has no variance over one value; "
@@ -143,9 +145,26 @@ def _check_multiple(name: str, side: int, multiple: int) -> None:
     """
     if side > 0 and side % multiple == 0:
         return
-    below = max(0, side // multiple * multiple)
-    nearest = f"{below} or {below + multiple}" if below else f"{multiple}"
     raise InvalidInput(
         f"{name} got a side of {side} pixels; it must be a multiple of {multiple}, because the "
-        f"network halves it and joins the halves again. Use {nearest}"
+        f"network halves it and joins the halves again. Use {_nearest(side, multiple)}"
     )
+
+
+def check_width(name: str, width: int, *, multiple: int) -> None:
+    """Nothing, if `width` is a positive multiple of `multiple`.
+
+    Raises:
+        InvalidInput: otherwise, with the nearest widths that would do.
+    """
+    if width > 0 and width % multiple == 0:
+        return
+    raise InvalidInput(
+        f"{name} got width = {width}; it must be a multiple of {multiple}, because some layers "
+        f"have 1/{multiple} of its channels. Use {_nearest(width, multiple)}"
+    )
+
+
+def _nearest(value: int, multiple: int) -> str:
+    below = max(0, value // multiple * multiple)
+    return f"{below} or {below + multiple}" if below else f"{multiple}"

@@ -7,6 +7,10 @@ from typing import Final, Protocol, cast
 from fdfed.errors import InvalidInput
 from fdfed.networks.attention_unet import AttentionUNet
 from fdfed.networks.base import Norm, SegmentationNetwork
+from fdfed.networks.cmunet import CMUNet
+from fdfed.networks.nucleisegnet import NucleiSegNet
+from fdfed.networks.swin_unet import SwinUNet
+from fdfed.networks.transunet import TransUNet
 from fdfed.networks.unet import UNet
 
 
@@ -21,6 +25,10 @@ class _NetworkClass(Protocol):
 _NETWORKS: Final[dict[str, _NetworkClass]] = {
     "unet": cast(_NetworkClass, UNet),
     "attention-unet": cast(_NetworkClass, AttentionUNet),
+    "nucleisegnet": cast(_NetworkClass, NucleiSegNet),
+    "cmunet": cast(_NetworkClass, CMUNet),
+    "transunet": cast(_NetworkClass, TransUNet),
+    "swin-unet": cast(_NetworkClass, SwinUNet),
 }
 
 NETWORK_NAMES: Final = tuple(_NETWORKS)

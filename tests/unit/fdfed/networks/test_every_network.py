@@ -11,12 +11,23 @@ from torch import nn
 from fdfed.errors import InvalidInput
 from fdfed.networks import NETWORK_NAMES, SegmentationNetwork, create_network
 
-SMALL: Final = {"unet": (4, 32), "attention-unet": (4, 16)}
+SMALL: Final = {
+    "unet": (4, 32),
+    "attention-unet": (4, 16),
+    "nucleisegnet": (4, 32),
+    "cmunet": (4, 32),
+    "transunet": (4, 32),
+    "swin-unet": (8, 64),
+}
 """Width and side that keep a test quick, by network."""
 
 CHANNELS: Final = {
     "unet": (64, 128, 256, 512, 1024, 512, 256, 128, 64),
     "attention-unet": (64, 128, 256, 512, 256, 128, 64),
+    "nucleisegnet": (32, 64, 128, 256, 512, 256, 128, 64, 32),
+    "cmunet": (64, 128, 256, 512, 1024, 512, 256, 128, 64),
+    "transunet": (64, 256, 512, 512, 256, 128, 64, 16),
+    "swin-unet": (96, 192, 384, 768, 384, 192, 96),
 }
 """Channels of the taps from top to bottom at the published width."""
 
