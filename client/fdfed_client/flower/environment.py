@@ -23,5 +23,10 @@ def prepare_process(state: Path) -> None:
     for name in [name for name in os.environ if name.startswith("FLWR_")]:
         del os.environ[name]
     os.environ.update(_SETTINGS, FLWR_HOME=str(state / "flwr"))
+    # A hospital's proxy is for the way out; a coordinator on this very machine is not behind it.
+    # Python reads the lower-case name first where both are set.
+    given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    spared = dict.fromkeys((*filter(None, given.split(",")), "localhost", "127.0.0.1"))
+    os.environ.update(dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join(spared)))
     # One line per request, many requests per second, and no news in them.
     logging.getLogger("httpx").setLevel(logging.WARNING)

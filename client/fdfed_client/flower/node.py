@@ -48,6 +48,7 @@ _OBJECT_PAUSES: Final = (0.02, 1.0)
 _OBJECT_PATIENCE: Final = 600.0
 _UPLOADS: Final = 3
 """How often a reply's upload begins anew; its session ends when nothing came for 3 minutes."""
+_REJOIN_PAUSE: Final = 1.0
 _MIN_HEARTBEAT: Final = 10.0
 _MAX_HEARTBEAT: Final = 1800.0
 
@@ -113,6 +114,7 @@ def run_node(
     try:
         while not stop.is_set():
             node.serve(stop, poll_seconds)
+            stop.wait(_REJOIN_PAUSE)
     except Stopping:
         return
     finally:

@@ -19,13 +19,19 @@ _SETTINGS: Final = {
 
 
 def flower_environment(state: Path, base: Mapping[str, str]) -> dict[str, str]:
-    """`base` without any Flower variable that happens to be set, and with ours.
+    """`base` without any Flower variable that happens to be set, with ours, and with loopback free
+    of proxies.
 
     Flower reads some thirty variables, a few of which open more ports or send data elsewhere; a
     coordinator must not depend on what the shell of the day exports.
     """
     kept = {name: value for name, value in base.items() if not name.startswith("FLWR_")}
-    return {**kept, **_SETTINGS, "FLWR_HOME": str(state / "flwr")}
+    # The coordinator's calls to its own SuperLink must not go to a proxy that the shell names.
+    # Python reads the lower-case name first where both are set.
+    given = kept.get("no_proxy") or kept.get("NO_PROXY") or ""
+    spared = ",".join(dict.fromkeys((*filter(None, given.split(",")), "localhost", "127.0.0.1")))
+    ours = {"FLWR_HOME": str(state / "flwr"), "no_proxy": spared, "NO_PROXY": spared}
+    return {**kept, **_SETTINGS, **ours}
 
 
 def prepare_process(state: Path) -> None:

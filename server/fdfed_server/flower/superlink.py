@@ -133,25 +133,33 @@ class SuperLink:
         pause = _FIRST_PAUSE
         while not self._stopping.is_set():
             began = time.monotonic()
-            self._child = self._spawn()
-            while self._child.poll() is None and not self._stopping.wait(0.1):
-                pass
+            how = self._live()
             if self._stopping.is_set():
                 break
             if time.monotonic() - began > _STEADY_SECONDS:
                 pause = _FIRST_PAUSE
             self.restarts += 1
             if not self._answered and self.restarts >= _DEATHS_AT_START:
-                return
+                break
             _log.warning(
-                "the SuperLink ended with status %s; starting it again in %.1f s (its log is %s)",
-                self._child.returncode,
+                "the SuperLink %s; starting it again in %.1f s (its log is %s)",
+                how,
                 pause,
                 self.state / "superlink.log",
             )
             self._stopping.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
         _end(self._child)
+
+    def _live(self) -> str:
+        """One life of the child: returns how it ended, or when told to stop."""
+        try:
+            self._child = self._spawn()
+        except OSError as err:
+            return f"could not be started ({err.strerror})"
+        while self._child.poll() is None and not self._stopping.wait(0.1):
+            pass
+        return f"ended with status {self._child.returncode}"
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         fleet, control = (listener.fileno() for listener in self._sockets)
