@@ -77,7 +77,13 @@ class RoundMeans:
         if losses.exch is not None:
             self.exch.append(losses.exch)
 
+    @property
+    def answered(self) -> int:
+        """Steps whose cross-site term entered the objective."""
+        return len(self.exch)
+
     def loss_seg(self) -> float:
+        """Mean over all steps."""
         return float(torch.stack(self.seg).double().mean())
 
     def fd_by_tap(self, taps: int) -> NDArray[np.float64]:
@@ -201,11 +207,12 @@ def dump_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer_(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Puts back, in place, what `dump_optimizer` gave."""
+    """Puts copies of what `dump_optimizer` gave into the optimiser, in place."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, entry = name.split(".", 1)
-        state.setdefault(int(index), {})[entry] = tensor
+        # PyTorch keeps the tensors that it is handed, and every step would change the caller's.
+        state.setdefault(int(index), {})[entry] = tensor.clone()
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
