@@ -246,6 +246,8 @@ class Site:
             )
         self.close()
         network = initial_network(plan).to(self.device)
+        # Convolutions run 1.1 to 1.9 times as fast on channels-last memory. Torch's stubs lack it.
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         shared = shared_names(network, plan.strategy)
         local = tuple(name for name in network.state_dict() if name not in set(shared))
         self._model = LocalModel(

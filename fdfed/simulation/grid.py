@@ -13,12 +13,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
 from fdfed.errors import FdfedError
-from fdfed_server.flower import empty_run, node_info, roundtrip, set_task_identity, stamp
+from fdfed_server.flower import (
+    NodeInfo,
+    Run,
+    empty_run,
+    node_info,
+    roundtrip,
+    set_task_identity,
+    stamp,
+)
 
 _FIRST_NODE = 1000
 _CLIENT_APP_RAISED = 2

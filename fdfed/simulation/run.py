@@ -18,6 +18,7 @@ from fdfed.evaluation.metrics import ImageScore, aggregate, image_scores
 from fdfed.evaluation.report import write_report
 from fdfed.evaluation.results import RunResults, SiteResult
 from fdfed.evaluation.results_files import write_images_csv, write_results
+from fdfed.simulation.grid import Fault, InProcessGrid
 from fdfed.training.model_file import save_model
 from fdfed.training.site_state import SiteStore
 from fdfed_client.app import build_client_app
@@ -30,8 +31,6 @@ from fdfed_server.outputs import model_header, results_of, write_run
 from fdfed_server.rounds import RoundLoop, RunOutcome
 from fdfed_server.run_state import resume
 from fdfed_server.strategy import Strategy
-
-from fdfed.simulation.grid import Fault, InProcessGrid
 
 POOLED: Final = "pooled"
 _KEEPS_TENSORS: Final = ("local", "fedbn")
@@ -72,20 +71,44 @@ def simulate(
         DataError: with all findings of a site, before any training.
         InvalidInput: if `out` belongs to another run.
     """
-    progress = progress or Progress()
-    if not plan.sites:
-        raise InvalidInput("a simulation needs at least one site; name them with --sites a,b")
-    opened = _open_all(plan, data or _phantoms(plan, out), progress)
+    _check_sites(plan)
+    opened = open_sites(plan, data or _phantoms(plan, out), progress=progress)
     plan = plan.model_copy(update={"phantoms": _are_phantoms(opened)})
-    runner = _Runner(plan, out, opened, device or torch.device("cpu"), progress)
+    return simulate_sites(plan, opened, out=out, device=device, progress=progress, faults=faults)
+
+
+def simulate_sites(
+    plan: RunPlan,
+    sites: Mapping[str, SiteData],
+    *,
+    out: Path,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+    faults: Mapping[str, Fault] | None = None,
+) -> RunResults:
+    """`simulate` for images that are already open: `sites` holds those of each site of the plan."""
+    _check_sites(plan)
+    runner = _Runner(plan, out, sites, device or torch.device("cpu"), progress or Progress())
     outcome = runner.run(faults or {})
     results = runner.results(outcome)
     runner.write(outcome, results)
     return results
 
 
-def _open_all(plan: RunPlan, data: Path, progress: Progress) -> dict[str, SiteData]:
-    return {site: _open(plan, data, site, progress) for site in plan.sites}
+def open_sites(
+    plan: RunPlan, data: Path, *, progress: Progress | None = None
+) -> dict[str, SiteData]:
+    """The images of the plan's sites, each in its folder below `data`, as the plan wants them.
+
+    Raises:
+        DataError: with all findings of a site.
+    """
+    return {site: _open(plan, data, site, progress or Progress()) for site in plan.sites}
+
+
+def _check_sites(plan: RunPlan) -> None:
+    if not plan.sites:
+        raise InvalidInput("a simulation needs at least one site; name them with --sites a,b")
 
 
 def _are_phantoms(opened: Mapping[str, SiteData]) -> bool:
