@@ -10,6 +10,8 @@ from fdfed_server.flower.calls import register_sites
 from fdfed_server.flower.environment import prepare_process
 from fdfed_server.flower.grid import RunGrid, site_nodes
 from fdfed_server.flower.messages import (
+    NodeInfo,
+    Run,
     empty_run,
     node_info,
     roundtrip,
@@ -21,6 +23,8 @@ from fdfed_server.flower.superlink import SuperLink
 
 __all__ = [
     "FLOWER_VERSION",
+    "NodeInfo",
+    "Run",
     "RunGrid",
     "ServerSession",
     "SuperLink",

@@ -14,6 +14,16 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+__all__ = [
+    "NodeInfo",
+    "Run",
+    "empty_run",
+    "node_info",
+    "roundtrip",
+    "set_task_identity",
+    "stamp",
+]
+
 
 def set_task_identity(*, task_id: int, run_id: int, node_id: int) -> None:
     """Sets who this process is, which Flower stamps on every `Message` that it creates.
