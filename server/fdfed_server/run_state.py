@@ -42,7 +42,8 @@ class GlobalModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Best:
-    """The best round so far, by the unweighted mean over sites of validation Dice."""
+    """The best round of the phase so far, by the unweighted mean over sites of validation Dice; as
+    phase 2 begins, the best of phase 1 with a score that every round beats."""
 
     server_round: int
     score: float

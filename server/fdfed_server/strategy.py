@@ -224,7 +224,8 @@ class Strategy:
         """The state after the round: new model, best so far, history.
 
         At the end of phase 1 the model goes back to the best weights seen, by the unweighted mean
-        over sites of validation Dice: phase 2 starts from there.
+        over sites of validation Dice: phase 2 starts from there, and the run ends with the best
+        weights of phase 2. Source: section 3.2.1 of the paper, one checkpoint a phase.
         """
         sites = {
             site: _with_scores(entry, evaluations.get(site))
@@ -253,6 +254,9 @@ class Strategy:
                 len(self.taps), plan=self.plan.alpha, phase_2_rounds=phase_2_rounds
             )
             model = replace(best.model, alpha=alpha)
+            # The best is sought anew in phase 2: a run that trains the feature losses ends with
+            # weights that were trained with them, even if a round of phase 1 scored higher.
+            best = replace(best, score=-1.0)
         return replace(
             state,
             completed_rounds=trained.server_round,
