@@ -8,9 +8,9 @@ once, after the mean, keeps the mean of proposals the proposal of the mean.
 Why the default is not the paper's rule. The paper trains α with the network, by gradient descent
 on α L, and says that it rises from zero. But d(α L)/dα = L: where L > 0, as in all of the paper's
 Fig. 1(a), descent lowers α, and the clip holds it at zero for ever; where L < 0 it raises α
-without end, and L falls the faster. `dual` turns the sign around, as the method of multipliers
-(Bertsekas, Nonlinear Programming, chapter 4) does for a constraint L_l <= c_l: α rises while the
-loss is above its target c_l, falls once it is below, and so limits itself.
+without end, and L falls the faster. `dual` turns the sign around, as the method of multipliers does
+for a constraint L_l <= c_l (Bertsekas, Nonlinear Programming, which the paper cites for α): α rises
+while the loss is above its target c_l, falls once it is below, and so limits itself.
 """
 
 from __future__ import annotations

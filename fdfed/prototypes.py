@@ -65,7 +65,7 @@ def masked_prototypes(
     # Under autocast the product would run, and round its result, in half precision.
     with torch.autocast(features.device.type, enabled=False):
         dtype = torch.promote_types(features.dtype, torch.float32)
-        regions = _regions(mask.detach().to(dtype), features.shape[-2:], mask_pooling)
+        regions = tap_regions(mask.detach().to(dtype), features.shape[-2:], mask_pooling)
         # One pass over the features for both regions. The difference of a total and a foreground
         # sum would save no pass, and would lose the digits of a small background.
         sums = features.to(dtype).flatten(2) @ regions.mT
@@ -76,7 +76,7 @@ def masked_prototypes(
         return foreground, background, (cells > 0).all(-1)
 
 
-def _regions(
+def tap_regions(
     mask: Float[Tensor, "batch 1 height width"], size: torch.Size, mask_pooling: MaskPooling
 ) -> Float[Tensor, "batch 2 cells"]:
     """1 where a cell counts as foreground (row 0) and as background (row 1), else 0.

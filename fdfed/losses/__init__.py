@@ -1,15 +1,37 @@
-"""Losses as pure functions of tensors: segmentation, discrepancy within and across sites."""
+"""Losses as functions of tensors: segmentation, discrepancy, and those it is compared with."""
 
 from fdfed.losses.bounds import Bound
+from fdfed.losses.contrastive import (
+    GlobalHead,
+    LocalHead,
+    PixelContrast,
+    global_contrastive_loss,
+    local_contrastive_loss,
+    supervised_pixel_loss,
+)
+from fdfed.losses.deep_supervision import (
+    DeepSupervision,
+    deep_supervision_loss,
+    supervision_weight,
+)
 from fdfed.losses.discrepancy import feature_discrepancy_loss
 from fdfed.losses.exchange import Form, exchange_cotangents, exchange_loss
 from fdfed.losses.segmentation import segmentation_loss
 
 __all__ = [
     "Bound",
+    "DeepSupervision",
     "Form",
+    "GlobalHead",
+    "LocalHead",
+    "PixelContrast",
+    "deep_supervision_loss",
     "exchange_cotangents",
     "exchange_loss",
     "feature_discrepancy_loss",
+    "global_contrastive_loss",
+    "local_contrastive_loss",
     "segmentation_loss",
+    "supervised_pixel_loss",
+    "supervision_weight",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fdfed.networks.base import Norm
 
 _MAX_GROUPS: Final = 32
-"""Wu & He 2018, arXiv:1803.08494, section 4.1: 32 groups for wide layers."""
+"""Wu & He 2018, arXiv:1803.08494: 32 groups by default."""
 _MIN_GROUP_CHANNELS: Final = 4
 """Narrow layers get fewer groups, so that a group's statistics are not those of one channel."""
 

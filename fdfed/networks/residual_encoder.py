@@ -18,7 +18,7 @@ _EPS: Final = 1e-6
 class ResidualEncoder(nn.Module):
     """Maps of w, 4w and 8w channels at 1/2, 1/4 and 1/8 of the side, and 16w at 1/16.
 
-    Source: Kolesnikov et al. 2020 (BiT), arXiv:1912.11370, section 3.3: weight-standardised
+    Source: Kolesnikov et al. 2020 (BiT), arXiv:1912.11370: weight-standardised
     convolutions without bias and GroupNorm, as published with TransUNet. Departure: the stem's
     max-pooling is padded, so that maps halve exactly; the published code pools without and fills
     the missing last row and column of one map with zeros. Widths below 32 have fewer groups.
@@ -51,7 +51,7 @@ class ResidualEncoder(nn.Module):
 class _StandardisedConv2d(nn.Conv2d):
     """A convolution whose weights have mean 0 and variance 1 over each output's fan-in.
 
-    Source: Qiao et al. 2019, arXiv:1903.10520, Eq. 2-3; the ε of 1e-5 is TransUNet's.
+    Source: Qiao et al. 2019, arXiv:1903.10520; the ε of 1e-5 is TransUNet's.
     """
 
     def forward(self, x: Tensor) -> Tensor:
