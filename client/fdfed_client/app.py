@@ -7,8 +7,9 @@ from collections.abc import Callable
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fdfed.exchange import ExchangeStats
 from fdfed.wire import EvaluateInstruction, Prepare, TrainInstruction, footprint
-from fdfed_client.audit import AuditLog
+from fdfed_client.audit import AuditLog, Direction
 from fdfed_client.site import Site
 
 
@@ -38,23 +39,12 @@ def build_client_app(site: Site, *, audit: AuditLog | None = None) -> ClientApp:
         return answer("train", message, train_record)
 
     def train_record(record: RecordDict) -> RecordDict:
-        result = site.train(TrainInstruction.from_record(record))
-        if audit is not None and result.exchange.steps:
-            audit.append(
-                "out",
-                "prototypes",
-                server_round=result.server_round,
-                frames=result.exchange.steps,
-                bytes=result.exchange.bytes_up,
-            )
-            audit.append(
-                "in",
-                "cotangents",
-                server_round=result.server_round,
-                frames=result.exchange.answered,
-                bytes=result.exchange.bytes_down,
-            )
-        return result.to_record()
+        instruction = TrainInstruction.from_record(record)
+        try:
+            return site.train(instruction).to_record()
+        finally:
+            # Also when the round failed: what had left by then has left.
+            _note_exchange(audit, instruction, site.exchanged)
 
     @app.evaluate()
     def evaluate(message: Message, _: Context) -> Message:
@@ -67,7 +57,17 @@ def build_client_app(site: Site, *, audit: AuditLog | None = None) -> ClientApp:
     return app
 
 
-def _note(audit: AuditLog | None, direction: str, kind: str, record: RecordDict) -> None:
+def _note(audit: AuditLog | None, direction: Direction, kind: str, record: RecordDict) -> None:
     if audit is not None:
         size, digest = footprint(record)
-        audit.append("in" if direction == "in" else "out", kind, bytes=size, sha256=digest)
+        audit.append(direction, kind, bytes=size, sha256=digest)
+
+
+def _note_exchange(
+    audit: AuditLog | None, instruction: TrainInstruction, stats: ExchangeStats
+) -> None:
+    if audit is None or not stats.steps:
+        return
+    step = {"server_round": instruction.server_round, "attempt": instruction.attempt}
+    audit.append("out", "prototypes", **step, frames=stats.steps, bytes=stats.bytes_up)
+    audit.append("in", "cotangents", **step, frames=stats.answered, bytes=stats.bytes_down)

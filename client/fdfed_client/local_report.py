@@ -98,6 +98,6 @@ def _trained(site: Site, result: TrainResult) -> RoundRecord:
         phase=site.plan.phase(result.server_round),
         attempt=result.attempt,
         sites={site.name: entry},
-        alpha=dict(zip(site.network.tap_names, result.alpha.tolist(), strict=True)),
+        alpha=dict(zip(site.network.tap_names, site.alpha, strict=True)),
         seconds=result.seconds,
     )

@@ -7,7 +7,7 @@ any of its answers; per-image scores stay in `Site.image_scores` and in the site
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -106,6 +106,10 @@ class Site:
         self.device = device or torch.device("cpu")
         self.image_scores: tuple[ImageScore, ...] = ()
         """Scores of the test images, image by image, after the test; they never travel."""
+        self.exchanged = ExchangeStats()
+        """What the round trained last sent to the hub and got back, also if the round failed."""
+        self.alpha: tuple[float, ...] = ()
+        """α by tap of the round trained last."""
         self._open_images = open_images
         self._store = store
         self._open_exchange = open_exchange
@@ -139,10 +143,15 @@ class Site:
             ExchangeIncomplete: if the plan requires the cross-site term and a step had none.
             WireError: if the weights or α are not of the plan's network.
         """
+        self.exchanged, self.alpha = ExchangeStats(), tuple(message.alpha.tolist())
         model = self._ready(message.plan)
         before = self._record_before(message)
         self._load_(model, message.weights, before)
-        outcome = self._train_(model, message, before)
+        try:
+            outcome = self._train_(model, message, before)
+        finally:
+            if model.exchange is not None:
+                self.exchanged = model.exchange.take_stats()
         self._keep(model, message, outcome)
         taps = len(model.network.tap_names)
         fd, exch = outcome.means.fd_by_tap(taps), outcome.means.exch_by_tap(taps)
@@ -161,7 +170,7 @@ class Site:
             fd=fd,
             exch=exch,
             valid=outcome.means.valid_by_tap(taps),
-            exchange=model.exchange.take_stats() if model.exchange else ExchangeStats(),
+            exchange=_used(self.exchanged, answered=outcome.means.answered),
             weights=take_tensors(model.network, model.shared),
         )
         if self._on_result is not None:
@@ -278,7 +287,8 @@ class Site:
         record = self._store.load_before(message.run_id, message.server_round)
         if record is None or record.phase == message.phase:
             return record
-        best = self._store.load(message.run_id, message.best_round)
+        # A site that was absent in the best round has its tensors from the last one before it.
+        best = self._store.load_before(message.run_id, message.best_round + 1)
         if best is None:
             return None
         # The optimiser starts afresh in phase 2: its moments belong to another objective.
@@ -332,8 +342,13 @@ class Site:
         tensors |= {f"local.{name}": state[name].cpu().clone() for name in model.local}
         record = SiteRecord(server_round=message.server_round, phase=message.phase, tensors=tensors)
         self._store.save(message.run_id, record)
-        self._store.prune(message.run_id, keep=(message.best_round,))
+        self._store.prune(message.run_id, keep=message.best_round)
 
     @staticmethod
     def _dtype(plan: RunPlan) -> torch.dtype:
         return torch.float64 if plan.precision == "fp64" else torch.float32
+
+
+def _used(stats: ExchangeStats, *, answered: int) -> ExchangeStats:
+    """`stats`, in which a reply that the training step did not accept counts as dropped."""
+    return replace(stats, answered=answered, dropped=stats.steps - answered)

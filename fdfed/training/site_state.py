@@ -47,7 +47,11 @@ class SiteStore:
         self._folder = folder
 
     def save(self, run_id: str, record: SiteRecord) -> None:
-        """Writes the record; a reader sees the old file or the whole new one."""
+        """Writes the record; a reader sees the old file or the whole new one.
+
+        Records of later rounds are removed: the coordinator went back behind them, and what they
+        hold was trained from weights that are no longer the run's.
+        """
         folder = self._run_folder(run_id)
         if not folder.exists():
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -56,6 +60,7 @@ class SiteStore:
         tensors = {name: tensor.contiguous() for name, tensor in record.tensors.items()}
         with replacing(path) as part:
             safetensors.torch.save_file(tensors, part, metadata={"phase": str(record.phase)})
+        self._remove(run_id, (n for n in self.rounds(run_id) if n > record.server_round))
 
     def rounds(self, run_id: str) -> list[int]:
         """The rounds that have a record, ascending."""
@@ -80,10 +85,15 @@ class SiteStore:
         earlier = [number for number in self.rounds(run_id) if number < server_round]
         return self.load(run_id, earlier[-1]) if earlier else None
 
-    def prune(self, run_id: str, *, keep: Iterable[int]) -> None:
-        """Removes all records but the two newest and those of `keep`."""
+    def prune(self, run_id: str, *, keep: int) -> None:
+        """Removes all records but the two newest and the one that `load_before(keep + 1)` gives:
+        that of round `keep`, or of the last round before it that the site took part in."""
         rounds = self.rounds(run_id)
-        for number in set(rounds[:-2]) - set(keep):
+        best = [number for number in rounds if number <= keep][-1:]
+        self._remove(run_id, set(rounds[:-2]).difference(best))
+
+    def _remove(self, run_id: str, rounds: Iterable[int]) -> None:
+        for number in rounds:
             (self._run_folder(run_id) / f"round-{number:06d}.safetensors").unlink(missing_ok=True)
 
     def _run_folder(self, run_id: str) -> Path:

@@ -190,7 +190,9 @@ def pooled_gradient(
             objective = objective + share * weight * feature_discrepancy_loss(*prototypes)
             means[name].append(batch_prototypes(*prototypes))
     for weight, name in zip(alpha, network.tap_names, strict=True):
-        foreground, background, valid = (torch.stack(part) for part in zip(*means[name]))
+        foreground, background, valid = (
+            torch.stack(part) for part in zip(*means[name], strict=True)
+        )
         objective = objective + weight * exchange_loss(foreground, background, valid)
     objective.backward()
     gradients = {
@@ -264,7 +266,9 @@ def pooled_terms(federation: Federation) -> tuple[np.ndarray, np.ndarray, np.nda
                 )
             )
             means = [batch_prototypes(*p) for p in made.values()]
-            exch.append(float(exchange_loss(*(torch.stack(part) for part in zip(*means)))))
+            exch.append(
+                float(exchange_loss(*(torch.stack(part) for part in zip(*means, strict=True))))
+            )
     return np.array(fd), np.array(exch), np.array(fd) + np.array(exch)
 
 

@@ -123,7 +123,7 @@ def test_the_proximal_gradient_is_autograds_of_the_added_term(plan_of: PlanOf, i
         with torch.no_grad():
             for p, g in zip(oracle.parameters(), gradients, strict=True):
                 if g is not None:
-                    p -= rate * g
+                    p.sub_(g, alpha=rate)
     for got, expected in zip(network.parameters(), oracle.parameters(), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -100,7 +100,7 @@ def test_a_tensor_that_does_not_fit_is_refused(
 
 
 def test_a_tensor_of_another_network_is_refused(plan_of: PlanOf) -> None:
-    with pytest.raises(WireError, match="'other.weight' is not one of this network's"):
+    with pytest.raises(WireError, match=r"'other\.weight' is not one of this network's"):
         put_tensors_(initial_network(plan_of()), {"other.weight": np.zeros(1, np.float32)})
 
 

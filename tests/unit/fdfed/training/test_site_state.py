@@ -37,8 +37,29 @@ def test_pruning_keeps_the_two_newest_and_the_best(tmp_path: Path) -> None:
     store = SiteStore(tmp_path)
     for number in range(1, 7):
         store.save(RUN, record(number))
-    store.prune(RUN, keep=(2,))
+    store.prune(RUN, keep=2)
     assert store.rounds(RUN) == [2, 5, 6]
+
+
+def test_pruning_keeps_the_newest_up_to_the_best_if_the_site_missed_the_best(
+    tmp_path: Path,
+) -> None:
+    store = SiteStore(tmp_path)
+    for number in (1, 2, 4, 5, 6):
+        store.save(RUN, record(number))
+    store.prune(RUN, keep=3)
+    assert store.rounds(RUN) == [2, 5, 6]
+    assert store.load_before(RUN, 3 + 1).server_round == 2
+
+
+def test_a_run_that_went_back_leaves_the_rounds_it_abandoned_behind(tmp_path: Path) -> None:
+    store = SiteStore(tmp_path)
+    for number in range(1, 7):
+        store.save(RUN, record(number))
+    store.save(RUN, record(3))
+    store.prune(RUN, keep=0)
+    assert store.rounds(RUN) == [2, 3]
+    assert store.load_before(RUN, 4).server_round == 3
 
 
 def test_a_new_run_removes_the_records_of_the_old_one(tmp_path: Path) -> None:

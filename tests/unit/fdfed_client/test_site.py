@@ -1,0 +1,397 @@
+"""A hospital's side of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fdfed.config import RunPlan
+from fdfed.data import SplitCounts
+from fdfed.errors import RefusedByPolicy, WireError
+from fdfed.evaluation.metrics import aggregate
+from fdfed.exchange import CotangentFrame, ExchangeStats, PrototypeFrame, StatsRecorder
+from fdfed.training.initialise import initial_network
+from fdfed.training.local_round import ExchangeIncomplete
+from fdfed.training.sharing import shared_names, take_tensors
+from fdfed.training.site_state import SiteStore
+from fdfed.wire import EvaluateInstruction, Prepare, TrainInstruction, TrainResult
+from fdfed_client.site import Site
+
+RUN = "ab" * 8
+TAPS = 9
+
+
+@dataclass
+class Images:
+    """Images that are a function of the step, and as many test images as asked for."""
+
+    test: int = 4
+    phantoms: bool = False
+    closed: list[str] = field(default_factory=list)
+
+    @property
+    def counts(self) -> SplitCounts:
+        return SplitCounts(6, 3, self.test, 1)
+
+    def training_batch(self, global_step: int) -> tuple[Tensor, Tensor]:
+        return self._batch(global_step, 2)
+
+    def evaluation_batches(self, part: str) -> Iterator[tuple[Tensor, Tensor, tuple[str, ...]]]:
+        count = self.test if part == "test" else 3
+        for number in range(count):
+            yield *self._batch(100 + number, 1), (f"{part}-{number}",)
+
+    @staticmethod
+    def _batch(seed: int, count: int) -> tuple[Tensor, Tensor]:
+        rng = torch.Generator().manual_seed(seed)
+        mask = torch.zeros(count, 1, 32, 32)
+        top = 3 + seed % 9
+        mask[:, :, top : top + 11, 7:20] = 1
+        return 0.3 * torch.rand(count, 1, 32, 32, generator=rng) + 0.5 * mask, mask
+
+
+@dataclass
+class Hub:
+    """Answers every step but those in `drops`, with cotangents of `value`."""
+
+    value: float = 0.0
+    drops: tuple[int, ...] = ()
+    closed: bool = False
+    recorder: StatsRecorder = field(default_factory=StatsRecorder)
+
+    def swap(self, frame: PrototypeFrame) -> CotangentFrame | None:
+        if frame.key.step in self.drops:
+            self.recorder.dropped(bytes_up=frame.nbytes)
+            return None
+        ones = np.ones(len(frame.valid))
+        vector = np.full_like(frame.vector, self.value)
+        answer = CotangentFrame(frame.key, vector, ones, ones, 1)
+        self.recorder.answered(
+            peers=1, seconds=0.001, bytes_up=frame.nbytes, bytes_down=answer.nbytes
+        )
+        return answer
+
+    def take_stats(self) -> ExchangeStats:
+        return self.recorder.take()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def plan_of(**changes: object) -> RunPlan:
+    values: dict[str, object] = {
+        "sites": ["a", "b"],
+        "width": 4,
+        "in_channels": 1,
+        "size": 32,
+        "rounds": 4,
+        "steps_per_round": 2,
+        "loss": "fd",
+    }
+    return RunPlan.model_validate(values | changes)
+
+
+def site_of(folder: Path, *, images: Images | None = None, **changes: Any) -> Site:
+    chosen = images or Images()
+    return Site("a", lambda _: chosen, SiteStore(folder), **changes)
+
+
+def instruction_of(plan: RunPlan, server_round: int = 1, **changes: Any) -> TrainInstruction:
+    network = initial_network(plan)
+    values: dict[str, Any] = {
+        "plan": plan,
+        "run_id": RUN,
+        "server_round": server_round,
+        "attempt": 1,
+        "phase": plan.phase(server_round),
+        "total_examples": 12,
+        "best_round": server_round - 1,
+        "alpha": np.zeros(TAPS),
+        "target": None,
+        "weights": take_tensors(network, shared_names(network, plan.strategy)),
+    }
+    return TrainInstruction(**(values | changes))
+
+
+def bits(result: TrainResult) -> dict[str, bytes]:
+    return {name: value.tobytes() for name, value in result.weights.items()}
+
+
+def state_bits(site: Site) -> dict[str, bytes]:
+    return {name: t.numpy().tobytes() for name, t in site.network.state_dict().items()}
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedprox", "fedbn", "local"])
+def test_a_round_that_is_asked_again_gives_the_same_answer_bit_for_bit(
+    tmp_path: Path, strategy: str
+) -> None:
+    plan = plan_of(strategy=strategy)
+    site = site_of(tmp_path)
+    for server_round in (1, 2, 3, 4):  # round 4 is the first of phase 2
+        message = instruction_of(plan, server_round)
+        first = site.train(message)
+        of_first = state_bits(site)
+        again = site.train(replace(message, attempt=2))
+        assert bits(again) == bits(first)
+        assert state_bits(site) == of_first
+        assert again.loss_seg == first.loss_seg
+        np.testing.assert_array_equal(again.fd, first.fd)
+
+
+def test_an_agent_that_was_restarted_trains_as_if_it_had_not_been(tmp_path: Path) -> None:
+    plan = plan_of(strategy="fedbn")
+    one = site_of(tmp_path / "one")
+    for server_round in (1, 2):
+        site_of(tmp_path / "two").train(instruction_of(plan, server_round))
+        one.train(instruction_of(plan, server_round))
+    expected = one.train(instruction_of(plan, 3))
+    restarted = site_of(tmp_path / "two")
+    assert bits(restarted.train(instruction_of(plan, 3))) == bits(expected)
+    assert state_bits(restarted) == state_bits(one)
+
+
+def test_the_optimiser_goes_on_within_a_phase_and_starts_afresh_in_phase_2(tmp_path: Path) -> None:
+    plan = plan_of(rounds=5)  # phases 1 1 1 2 2
+    assert [plan.phase(n) for n in range(1, 6)] == [1, 1, 1, 2, 2]
+    site = site_of(tmp_path / "all")
+    differs = {}
+    for server_round in range(1, 6):
+        message = instruction_of(plan, server_round, alpha=np.full(TAPS, 0.01))
+        newcomer = site_of(tmp_path / f"new-{server_round}").train(message)
+        differs[server_round] = bits(site.train(message)) != bits(newcomer)
+    # A newcomer has no optimiser state: alike exactly where the state starts afresh.
+    assert differs == {1: False, 2: True, 3: True, 4: False, 5: True}
+
+
+def test_phase_1_is_training_with_the_segmentation_loss_alone_bit_for_bit(tmp_path: Path) -> None:
+    exchanging = site_of(tmp_path / "a", open_exchange=lambda _: Hub())
+    plain = site_of(tmp_path / "b")
+    for server_round in (1, 2):
+        got = exchanging.train(instruction_of(plan_of(loss="fd+exch"), server_round))
+        expected = plain.train(instruction_of(plan_of(strategy="fedavg", loss="seg"), server_round))
+        assert bits(got) == bits(expected)
+        assert got.loss_seg == expected.loss_seg
+        assert got.exchange == ExchangeStats()
+        assert np.isnan(got.fd).all()
+        np.testing.assert_array_equal(got.alpha, np.zeros(TAPS))
+
+
+def norms_of(site: Site) -> dict[str, bytes]:
+    shared = shared_names(site.network, "fedbn")
+    return {name: value for name, value in state_bits(site).items() if name not in shared}
+
+
+def test_fedbn_keeps_its_normalisation_from_round_to_round_and_sends_none_of_it(
+    tmp_path: Path,
+) -> None:
+    plan = plan_of(strategy="fedbn", loss="seg")
+    site = site_of(tmp_path)
+    seen = []
+    for server_round in (1, 2):
+        result = site.train(instruction_of(plan, server_round))
+        assert not set(result.weights) & set(norms_of(site))
+        seen.append(norms_of(site))
+    assert seen[0] != seen[1]
+    # The counters of batch norm go on: 2 rounds of 2 steps.
+    counters = [v for n, v in seen[1].items() if n.endswith("num_batches_tracked")]
+    assert counters
+    assert all(np.frombuffer(v, np.int64)[0] == 4 for v in counters)
+
+
+def test_evaluating_an_earlier_round_takes_the_tensors_that_stayed_at_the_site_then(
+    tmp_path: Path,
+) -> None:
+    plan = plan_of(strategy="fedbn", loss="seg")
+    site = site_of(tmp_path)
+    kept = {}
+    for server_round in (1, 2):
+        message = instruction_of(plan, server_round)
+        site.train(message)
+        kept[server_round] = norms_of(site)
+    for server_round, expected in kept.items():
+        site.evaluate(evaluation_of(plan, server_round=server_round))
+        assert norms_of(site) == expected
+
+
+@pytest.mark.parametrize("best", [1, 2])
+def test_phase_2_starts_from_the_local_tensors_of_the_best_round(tmp_path: Path, best: int) -> None:
+    plan = plan_of(strategy="fedbn")
+    trained = site_of(tmp_path / "a")
+    for server_round in (1, 2, 3):
+        message = instruction_of(plan, server_round, best_round=min(best, server_round - 1))
+        trained.train(message)
+    switched = trained.train(instruction_of(plan, 4, best_round=best))
+    # A site that stopped at the best round, and was asked for phase 2 next.
+    stopped = site_of(tmp_path / "b")
+    for server_round in range(1, best + 1):
+        stopped.train(instruction_of(plan, server_round))
+    expected = stopped.train(instruction_of(plan, 4, best_round=best))
+    assert bits(switched) == bits(expected)
+    assert norms_of(trained) == norms_of(stopped)
+
+
+def test_a_site_that_missed_the_best_round_starts_phase_2_from_the_last_one_before_it(
+    tmp_path: Path,
+) -> None:
+    plan = plan_of(strategy="fedbn")
+    absent = site_of(tmp_path / "a")
+    absent.train(instruction_of(plan, 1))  # round 2, the best, without this site
+    absent.train(instruction_of(plan, 3, best_round=2))
+    got = absent.train(instruction_of(plan, 4, best_round=2))
+    stopped = site_of(tmp_path / "b")
+    stopped.train(instruction_of(plan, 1))
+    expected = stopped.train(instruction_of(plan, 4, best_round=1))
+    assert bits(got) == bits(expected)
+    assert norms_of(absent) == norms_of(stopped)
+
+
+def test_a_reply_that_the_step_did_not_accept_counts_as_dropped(tmp_path: Path) -> None:
+    plan = plan_of(loss="fd+exch")
+    site = site_of(tmp_path, open_exchange=lambda _: Hub(value=1e9))
+    result = site.train(instruction_of(plan, 4, alpha=np.full(TAPS, 0.01)))
+    stats = result.exchange
+    assert (stats.steps, stats.answered, stats.dropped) == (2, 0, 2)
+    assert np.isnan(result.exch).all()
+    assert site.exchanged.answered == 2  # what the audit log says came in
+
+
+def test_a_round_that_failed_does_not_count_in_the_next_one(tmp_path: Path) -> None:
+    hub = Hub(drops=(1,))
+    plan = plan_of(loss="fd+exch", exchange={"required": True})
+    site = site_of(tmp_path, open_exchange=lambda _: hub)
+    with pytest.raises(ExchangeIncomplete):
+        site.train(instruction_of(plan, 4))
+    assert (site.exchanged.steps, site.exchanged.dropped) == (2, 1)
+    hub.drops = ()
+    result = site.train(instruction_of(plan, 4, attempt=2))
+    assert (result.exchange.steps, result.exchange.answered) == (2, 2)
+
+
+def test_in_phase_2_each_tap_proposes_alpha_by_the_dual_rule(tmp_path: Path) -> None:
+    plan = plan_of()
+    target = np.linspace(-1, 1, TAPS)
+    target[0] = np.nan
+    result = site_of(tmp_path).train(
+        instruction_of(plan, 4, alpha=np.full(TAPS, 0.002), target=target)
+    )
+    # At 32 px the bottleneck has 4 cells, all of them foreground here: nothing to compare.
+    assert np.flatnonzero(np.isnan(result.fd)).tolist() == [4]
+    excess = np.where(np.isnan(target), plan.alpha.margin, result.fd - target)
+    excess[4] = 0
+    np.testing.assert_allclose(result.alpha, 0.002 + plan.alpha.rate * excess)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights": {}}, "the weights lack or add tensors"),
+        ({"alpha": np.zeros(3)}, "α has 3 entries"),
+    ],
+)
+def test_an_instruction_that_does_not_fit_the_network_is_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(WireError, match=message):
+        site_of(tmp_path).train(instruction_of(plan_of(), **changes))
+
+
+@pytest.mark.parametrize("phantoms", [True, False])
+def test_a_plan_for_the_other_kind_of_images_is_refused_before_anything_is_said_of_them(
+    tmp_path: Path, phantoms: bool
+) -> None:
+    site = site_of(tmp_path, images=Images(phantoms=phantoms))
+    plan = plan_of(phantoms=not phantoms)
+    with pytest.raises(RefusedByPolicy, match="phantoms never take part in a real run"):
+        site.prepare(Prepare(plan=plan, run_id=RUN))
+    with pytest.raises(RefusedByPolicy):
+        site.train(instruction_of(plan))
+    with pytest.raises(RefusedByPolicy):
+        site.evaluate(evaluation_of(plan))
+
+
+def test_a_plan_that_exchanges_is_refused_by_a_site_without_an_exchange(tmp_path: Path) -> None:
+    with pytest.raises(RefusedByPolicy, match="has no exchange"):
+        site_of(tmp_path).prepare(Prepare(plan=plan_of(loss="fd+exch"), run_id=RUN))
+
+
+def test_another_plan_closes_the_stream_of_the_one_before(tmp_path: Path) -> None:
+    hubs: list[Hub] = []
+
+    def opened(_: RunPlan) -> Hub:
+        hubs.append(Hub())
+        return hubs[-1]
+
+    site = site_of(tmp_path, open_exchange=opened)
+    for seed in (0, 0, 1):
+        site.prepare(Prepare(plan=plan_of(loss="fd+exch", seed=seed), run_id=RUN))
+    assert [hub.closed for hub in hubs] == [True, False]
+    site.close()
+    assert hubs[1].closed
+
+
+def test_a_site_without_a_plan_predicts_nothing(tmp_path: Path) -> None:
+    with pytest.raises(WireError, match="before it had a plan"):
+        list(site_of(tmp_path).predict("test"))
+
+
+def evaluation_of(plan: RunPlan, **changes: Any) -> EvaluateInstruction:
+    network = initial_network(plan)
+    values: dict[str, Any] = {
+        "plan": plan,
+        "run_id": RUN,
+        "server_round": 1,
+        "part": "test",
+        "weights": take_tensors(network, shared_names(network, plan.strategy)),
+    }
+    return EvaluateInstruction(**(values | changes))
+
+
+def test_what_is_said_of_the_test_images_is_their_aggregate(tmp_path: Path) -> None:
+    site = site_of(tmp_path)
+    result = site.evaluate(evaluation_of(plan_of()))
+    assert result.dice == aggregate((s.dice for s in site.image_scores), min_count=1)
+    assert result.iou == aggregate((s.iou for s in site.image_scores), min_count=1)
+    assert [s.name for s in site.image_scores] == [f"test-{n}" for n in range(4)]
+
+
+@pytest.mark.parametrize(("images", "withheld"), [(2, True), (3, False)])
+def test_scores_of_fewer_images_than_the_minimum_count_are_withheld(
+    tmp_path: Path, images: int, withheld: bool
+) -> None:
+    site = site_of(tmp_path, images=Images(test=images))
+    result = site.evaluate(evaluation_of(plan_of(min_count=3)))
+    assert (result.dice is None, result.iou is None) == (withheld, withheld)
+    assert len(site.image_scores) == images  # at home they are known all the same
+
+
+def test_validation_leaves_the_scores_of_the_test_images_alone(tmp_path: Path) -> None:
+    site = site_of(tmp_path)
+    site.evaluate(evaluation_of(plan_of()))
+    scores = site.image_scores
+    result = site.evaluate(evaluation_of(plan_of(), part="validation"))
+    assert result.part == "validation"
+    assert result.dice is not None
+    assert result.dice.n == 3
+    assert site.image_scores is scores
+
+
+def test_every_result_is_shown_to_the_site_before_it_leaves(tmp_path: Path) -> None:
+    shown: list[object] = []
+    see: Callable[[Site, object], None] = lambda _, result: shown.append(result)  # noqa: E731
+    site = site_of(tmp_path, on_result=see)
+    sent = [site.train(instruction_of(plan_of())), site.evaluate(evaluation_of(plan_of()))]
+    assert all(one is other for one, other in zip(shown, sent, strict=True))
+
+
+def test_counts_are_all_that_preparing_says_of_the_images(tmp_path: Path) -> None:
+    prepared = site_of(tmp_path).prepare(Prepare(plan=plan_of(), run_id=RUN))
+    assert (prepared.site, prepared.phantoms) == ("a", False)
+    counts = (prepared.num_train, prepared.num_validation, prepared.num_test, prepared.num_empty)
+    assert counts == (6, 3, 4, 1)
