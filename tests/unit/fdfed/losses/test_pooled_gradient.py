@@ -53,7 +53,7 @@ def test_the_sites_gradients_from_cotangents_sum_to_the_pooled_gradient(
         for accumulated, gradient in zip(
             total, torch.autograd.grad(surrogate, weights), strict=True
         ):
-            accumulated += gradient
+            accumulated.add_(gradient)
     for got, want in zip(total, pooled, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-11)
 
