@@ -10,6 +10,7 @@ from fdfed.exchange.frames import (
     PrototypeFrame,
     StepKey,
 )
+from fdfed.exchange.hpke import HpkePrivateKey, HpkePublicKey, HpkeSuite
 from fdfed.exchange.layout import TapLayout
 from fdfed.exchange.protocol import Exchange, ExchangeStats, StatsRecorder
 
@@ -23,6 +24,9 @@ __all__ = [
     "ExchangeCode",
     "ExchangeStats",
     "FrameRefused",
+    "HpkePrivateKey",
+    "HpkePublicKey",
+    "HpkeSuite",
     "PrototypeFrame",
     "StatsRecorder",
     "StepKey",
