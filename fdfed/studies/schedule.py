@@ -1,0 +1,144 @@
+"""Runs the trials of a study, a process each, until they are done, the time is up or it is cut."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Final, Protocol
+
+from fdfed.errors import FdfedError, InvalidInput
+from fdfed.studies.trials import Trial, TrialResult, folder_of, load_results, run_trial
+
+Agenda = Callable[[Mapping[str, TrialResult]], Sequence[Trial]]
+"""The trials that a study asks for next, given those that are done; the first are run first. Done
+ones may be among them. A pure function, so a study that is started again goes on where it was."""
+
+_LOOK_SECONDS: Final = 2.0
+
+
+class Watcher(Protocol):
+    """Who is told how a study goes on."""
+
+    def looked(
+        self, running: Sequence[Trial], asked: Sequence[Trial], results: Mapping[str, TrialResult]
+    ) -> None:
+        """Every two seconds: what runs, all that is asked for so far, and what is done."""
+        ...
+
+    def finished(self, trial: Trial, result: TrialResult) -> None:
+        """A trial has its result."""
+        ...
+
+
+class TrialFailed(FdfedError):
+    """A trial ended without a result; its log says why."""
+
+    exit_code = 1
+
+
+def run_agenda(
+    agenda: Agenda,
+    *,
+    data: Path,
+    out: Path,
+    workers: int,
+    stop_after_seconds: float,
+    watcher: Watcher,
+) -> bool:
+    """Runs what `agenda` asks for, `workers` trials at a time; True if it asks for nothing more.
+
+    After `stop_after_seconds` no trial is begun, and those under way are finished. An interrupt
+    ends them at once: each goes on after its last complete round when the study is started again.
+
+    Raises:
+        TrialFailed: if a trial ends without a result.
+        InvalidInput: if another process works on `out`.
+    """
+    deadline = time.monotonic() + stop_after_seconds
+    running: dict[str, tuple[Trial, BaseProcess]] = {}
+    with _sole_owner(out):
+        try:
+            while True:
+                results = load_results(out)
+                asked = agenda(results)
+                open_trials = [t for t in asked if t.name not in results]
+                waiting = [t for t in open_trials if t.name not in running]
+                if time.monotonic() < deadline:
+                    for trial in waiting[: max(0, workers - len(running))]:
+                        running[trial.name] = (trial, _start(trial, data, out))
+                if not running:
+                    return not open_trials
+                watcher.looked([trial for trial, _ in running.values()], asked, results)
+                wait([process.sentinel for _, process in running.values()], _LOOK_SECONDS)
+                for trial in _collect(running, out):
+                    watcher.finished(trial, load_results(out)[trial.name])
+        finally:
+            for _, process in running.values():
+                process.terminate()
+                process.join()
+
+
+def _start(trial: Trial, data: Path, out: Path) -> BaseProcess:
+    # A process for each trial: threads, memory and a crash of one cannot reach the next.
+    process = multiprocessing.get_context("spawn").Process(
+        target=_work, args=(trial, data, folder_of(out, trial)), daemon=True
+    )
+    process.start()
+    return process
+
+
+def _collect(running: dict[str, tuple[Trial, BaseProcess]], out: Path) -> Iterator[Trial]:
+    for name, (trial, process) in list(running.items()):
+        if process.exitcode is None:
+            continue
+        del running[name]
+        log = folder_of(out, trial) / "log.txt"
+        if process.exitcode != 0:
+            raise TrialFailed(
+                f"the trial {trial.group} {trial.method} {trial.config} ended with exit code "
+                f"{process.exitcode}; {log} says why. Solve it and start the study again: what is "
+                "done is kept"
+            )
+        yield trial
+
+
+def _work(trial: Trial, data: Path, folder: Path) -> None:
+    """The trial's process: one thread, so that results repeat; its output goes to a file."""
+    import torch  # noqa: PLC0415 - the parent has no need of it
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("a", buffering=1) as log:
+        sys.stdout = sys.stderr = log
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        torch.set_num_threads(1)
+        run_trial(folder, trial, data)
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the study's own is gone, so that none trains on unseen."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(_LOOK_SECONDS)
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _sole_owner(out: Path) -> Iterator[None]:
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            raise InvalidInput(
+                f"another study is at work in {out}; wait for it, or give --out another folder"
+            ) from err
+        yield

@@ -1,0 +1,191 @@
+"""One trial of a study: a run plan, trained once, its validation curve and diagnostics kept.
+
+A trial lives in `OUT/trials/<digest of its plan>/`. `result.json` is written last and in one move,
+so a trial is either complete or not there; one that was cut goes on after its last complete round.
+Results are never deleted, also those of losers.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from fdfed.atomic_file import write_text
+from fdfed.config import RunPlan
+from fdfed.errors import DataError, QuorumNotMet
+from fdfed.evaluation.results import RoundRecord, is_known
+from fdfed.simulation import Progress, open_sites, simulate_sites
+from fdfed.studies.diagnostics import TapDiagnostics, diagnose
+
+PLATEAU_SHARE: Final = 0.2
+"""The last fifth of the steps, over which a trial is scored."""
+
+_RESULT: Final = "result.json"
+_TRIAL: Final = "trial.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What is tried: a method in a configuration, on one fold with one seed."""
+
+    group: str
+    """The sites together, such as `histology`."""
+    method: str
+    config: str
+    """What differs from the method's base configuration, such as `lr=3e-3`; `base`: nothing."""
+    plan: RunPlan
+
+    @property
+    def name(self) -> str:
+        """The trial's folder: equal plans are one trial, however often a study asks for it."""
+        return self.plan.digest[:16]
+
+    @property
+    def replicate(self) -> tuple[int, int]:
+        """(fold, seed)."""
+        return self.plan.split.fold or 0, self.plan.seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialResult:
+    """A finished trial. Dice are fractions, on validation folds; no test image is ever read."""
+
+    name: str
+    group: str
+    method: str
+    config: str
+    fold: int
+    seed: int
+    steps: int
+    """Training steps of each site."""
+    score: float | None
+    """Dice, mean over the last fifth of the steps, then over sites; None if the run diverged."""
+    site_scores: Mapping[str, float] = field(default_factory=dict)
+    slope: float | None = None
+    """Score less the same mean over the fifth before: near zero at a plateau."""
+    curve: Sequence[tuple[int, Mapping[str, float]]] = ()
+    """(steps, Dice by site) of every validation."""
+    alpha: Mapping[str, float] = field(default_factory=dict)
+    """α of each tap in the last round."""
+    taps: Mapping[str, TapDiagnostics] = field(default_factory=dict)
+    seconds: float = 0.0
+    """Wall-clock seconds of the rounds."""
+    failure: str = ""
+    """Why there is no score."""
+    plan: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run_trial(folder: Path, trial: Trial, data: Path, *, progress: Progress | None = None) -> None:
+    """Trains the trial, or what is left of it, and writes its result; nothing if it has one.
+
+    A run whose weights diverge, so that no update is accepted, is a result too: one without score.
+    """
+    if (folder / _RESULT).exists():
+        return
+    header = {key: getattr(trial, key) for key in ("group", "method", "config")}
+    write_text(folder / _TRIAL, json.dumps(header | {"plan": trial.plan.model_dump(mode="json")}))
+    sites = open_sites(trial.plan, data, progress=progress)
+    kept = [name for name, site in sites.items() if site.parts["test"]]
+    if kept:
+        raise DataError(f"{', '.join(kept)} hold test images; a trial must be given a fold")
+    try:
+        results = simulate_sites(trial.plan, sites, out=folder / "run", progress=progress)
+        taps = diagnose(trial.plan, sites, folder / "run")
+    except QuorumNotMet as err:
+        result = _result(trial, (), failure=str(err))
+    else:
+        result = _result(trial, results.rounds, taps=taps)
+    write_text(folder / _RESULT, json.dumps(asdict(result)))
+    # Weights and optimiser states of every trial would fill a disk; the curves are what is kept.
+    for part in ("state", "models"):
+        shutil.rmtree(folder / "run" / part, ignore_errors=True)
+
+
+def load_results(out: Path) -> dict[str, TrialResult]:
+    """Every finished trial below `out`, by its name."""
+    found = {}
+    for path in sorted((out / "trials").glob(f"*/{_RESULT}")):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        values["taps"] = {tap: TapDiagnostics(**entry) for tap, entry in values["taps"].items()}
+        values["curve"] = tuple((steps, dice) for steps, dice in values["curve"])
+        found[path.parent.name] = TrialResult(**values)
+    return found
+
+
+def folder_of(out: Path, trial: Trial) -> Path:
+    """Where the trial lives."""
+    return out / "trials" / trial.name
+
+
+def completed_rounds(folder: Path) -> int:
+    """Rounds that a trial under way has behind it."""
+    try:
+        state = json.loads((folder / "run" / "state" / "run" / "state.json").read_bytes())
+    except (OSError, ValueError):
+        return 0
+    return int(state["completed_rounds"])
+
+
+def _result(
+    trial: Trial,
+    rounds: Sequence[RoundRecord],
+    *,
+    taps: Mapping[str, TapDiagnostics] | None = None,
+    failure: str = "",
+) -> TrialResult:
+    plan = trial.plan
+    curve = [
+        (record.round * plan.steps_per_round, dice)
+        for record in rounds
+        if (dice := _known_dice(record))
+    ]
+    steps = plan.rounds * plan.steps_per_round
+    last = _mean_after(curve, (1 - PLATEAU_SHARE) * steps, steps)
+    before = _mean_after(curve, (1 - 2 * PLATEAU_SHARE) * steps, (1 - PLATEAU_SHARE) * steps)
+    score = _mean(last.values()) if last else None
+    fold, seed = trial.replicate
+    return TrialResult(
+        name=trial.name,
+        group=trial.group,
+        method=trial.method,
+        config=trial.config,
+        fold=fold,
+        seed=seed,
+        steps=steps,
+        score=score,
+        site_scores=last,
+        slope=score - _mean(before.values()) if score is not None and before else None,
+        curve=curve,
+        alpha=dict(rounds[-1].alpha) if rounds else {},
+        taps=taps or {},
+        seconds=sum(record.seconds or 0.0 for record in rounds),
+        failure=failure,
+        plan=plan.model_dump(mode="json"),
+    )
+
+
+def _known_dice(record: RoundRecord) -> dict[str, float]:
+    return {
+        site: entry.val_dice for site, entry in record.sites.items() if is_known(entry.val_dice)
+    }
+
+
+def _mean_after(
+    curve: Iterable[tuple[int, Mapping[str, float]]], after: float, until: float
+) -> dict[str, float]:
+    """Mean Dice of each site over the validations in (after, until]."""
+    values: dict[str, list[float]] = {}
+    for steps, dice in curve:
+        if after < steps <= until:
+            for site, value in dice.items():
+                values.setdefault(site, []).append(value)
+    return {site: _mean(entries) for site, entries in values.items()}
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = list(values)
+    return sum(known) / len(known)
