@@ -25,6 +25,10 @@ class SiteConfig(Frozen):
     certificate: Path = Path("site.pem")
     key: Path = Path("site.key")
     node_key: Path = Path("node.key")
+    hpke_key: Path = Path("hpke.key")
+    """The private key to which other sites seal what is for this site alone."""
+    server_hpke_key: Path = Path("server-hpke.pub")
+    """The coordinator's public key, pinned: everything on the exchange is sealed to it."""
     state: Path = Path("state")
     """Folder of the audit log, local results and checkpoints."""
     data: Path | None = None
@@ -53,7 +57,16 @@ class SiteConfig(Frozen):
         """
         config = parse(cls, read_toml(path), source=str(path))
         base = path.resolve().parent
-        names = ("ca", "certificate", "key", "node_key", "state", "data")
+        names = (
+            "ca",
+            "certificate",
+            "key",
+            "node_key",
+            "hpke_key",
+            "server_hpke_key",
+            "state",
+            "data",
+        )
         given = {name: getattr(config, name) for name in names}
         return config.model_copy(
             update={name: base / value for name, value in given.items() if value is not None}

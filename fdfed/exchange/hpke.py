@@ -23,6 +23,7 @@ import enum
 import hashlib
 import secrets
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
@@ -36,7 +37,7 @@ from cryptography.hazmat.primitives.hpke import (
     Suite,
 )
 
-from fdfed.errors import CryptoError
+from fdfed.errors import CryptoError, InvalidInput
 
 _MLKEM_PUBLIC_BYTES: Final = 1184
 _X25519_BYTES: Final = 32
@@ -75,7 +76,7 @@ class HpkePublicKey:
     """What others seal to. Equal if suite and bytes are."""
 
     suite: HpkeSuite
-    data: bytes
+    data: bytes = field(repr=False)
     _native: _NativePublic = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -90,6 +91,16 @@ class HpkePublicKey:
         """
         suite, data = _split(text, "public")
         return cls(suite, data)
+
+    @classmethod
+    def read(cls, path: Path) -> HpkePublicKey:
+        """The key in the file `path`.
+
+        Raises:
+            InvalidInput: if the file cannot be read.
+            CryptoError: if it holds no public key.
+        """
+        return cls.parse(_read(path))
 
     @property
     def text(self) -> str:
@@ -149,6 +160,16 @@ class HpkePrivateKey:
         suite, data = _split(text, "private")
         return cls(suite, data)
 
+    @classmethod
+    def read(cls, path: Path) -> HpkePrivateKey:
+        """The key in the file `path`.
+
+        Raises:
+            InvalidInput: if the file cannot be read.
+            CryptoError: if it holds no private key.
+        """
+        return cls.parse(_read(path))
+
     @property
     def text(self) -> str:
         """`<suite> <base64>`, without a line end. Secret."""
@@ -207,6 +228,17 @@ def _private(suite: HpkeSuite, data: bytes) -> tuple[_NativePrivate, bytes]:
         raise _no_mlkem() from err
     public = lattice.public_key().public_bytes_raw() + classical.public_key().public_bytes_raw()
     return MLKEM768X25519PrivateKey(lattice, classical), public
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("ascii", errors="replace")
+    except OSError as err:
+        raise InvalidInput(
+            f"{path} cannot be read ({err.strerror}). It is a key of the sealed exchange, which "
+            "`fdfed-server provision` makes; a folder of an earlier version lacks it. Provision "
+            "the consortium anew, into an empty folder, and hand out the folders again"
+        ) from err
 
 
 def _split(text: str, kind: str) -> tuple[HpkeSuite, bytes]:

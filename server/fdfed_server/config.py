@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from pydantic import Field, field_validator, model_validator
 
 from fdfed.config import Frozen, RunPlan, SiteName, parse, read_toml
-from fdfed.errors import InvalidInput
+from fdfed.errors import CryptoError, InvalidInput
+from fdfed.exchange.hpke import HpkePublicKey
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -35,6 +36,8 @@ class ServerConfig(Frozen):
     ca: Path = Path("ca.pem")
     certificate: Path = Path("server.pem")
     key: Path = Path("server.key")
+    hpke_key: Path = Path("hpke.key")
+    """The private key to which the sites seal what they send on the exchange."""
     roster: Path = Path("roster.json")
     state: Path = Path("state")
     """Folder of everything that a restart needs."""
@@ -64,7 +67,7 @@ class FederationConfig(Frozen):
         """
         config = parse(cls, read_toml(path), source=str(path))
         base = path.resolve().parent
-        names = ("ca", "certificate", "key", "roster", "state")
+        names = ("ca", "certificate", "key", "hpke_key", "roster", "state")
         paths = {name: base / getattr(config.server, name) for name in names}
         return config.model_copy(update={"server": config.server.model_copy(update=paths)})
 
@@ -77,6 +80,18 @@ class SiteIdentity(Frozen):
     certificate_sha256: Digest
     """Fingerprint of the certificate that the site shows to the exchange hub."""
     certificate_serial: Annotated[str, Field(pattern=r"^[0-9a-f]+$")]
+    hpke_public_key: str
+    """The key, in the text form of `HpkePublicKey`, to which other sites seal what is for this
+    site alone."""
+
+    @field_validator("hpke_public_key")
+    @classmethod
+    def _is_hpke(cls, text: str) -> str:
+        try:
+            HpkePublicKey.parse(text)
+        except CryptoError as err:
+            raise ValueError(f"is not an HPKE public key: {err}") from err
+        return text
 
     @field_validator("node_public_key")
     @classmethod
@@ -114,7 +129,8 @@ class Roster(Frozen):
         """The roster in the file `path`.
 
         Raises:
-            InvalidInput: if the file is missing, is not JSON, or lists a site in a wrong way.
+            InvalidInput: if the file is missing, is not JSON, lists a site in a wrong way, or was
+                made before sites had HPKE keys.
         """
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
@@ -125,4 +141,17 @@ class Roster(Frozen):
             ) from err
         except ValueError as err:
             raise InvalidInput(f"{path} is not valid JSON: {err}") from err
+        _check_age(values, path)
         return parse(cls, values, source=str(path))
+
+
+def _check_age(values: Any, path: Path) -> None:
+    sites = values.get("sites") if isinstance(values, dict) else None
+    entries = sites.items() if isinstance(sites, dict) else ()
+    old = [name for name, e in entries if isinstance(e, dict) and "hpke_public_key" not in e]
+    if old:
+        raise InvalidInput(
+            f"{path} has no hpke_public_key for {', '.join(old)}: an earlier version made it. "
+            "Provision the consortium anew with `fdfed-server provision`, into an empty folder, "
+            "and hand out the folders again"
+        )

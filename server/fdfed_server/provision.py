@@ -1,11 +1,14 @@
 """The consortium's keys, certificates and configuration files: one folder for each party.
 
     OUT/consortium/    ca.pem, ca.key           the authority; keep it offline, or at one hospital
-    OUT/server/        ca.pem, server.pem, server.key, roster.json, federation.toml
-    OUT/sites/<site>/  ca.pem, site.pem, site.key, node.key, site.toml
+                       server-hpke.pub          what every site pins, also one that is added later
+    OUT/server/        ca.pem, server.pem, server.key, hpke.key, roster.json, federation.toml
+    OUT/sites/<site>/  ca.pem, site.pem, site.key, node.key, hpke.key, server-hpke.pub, site.toml
 
-A site has two keys. `site.key` with `site.pem` is its X.509 identity on the exchange (mutual TLS);
-`node.key` signs its Flower requests. The roster says which belong to whom.
+A site has three keys. `site.key` with `site.pem` is its X.509 identity on the exchange (mutual
+TLS); `node.key` signs its Flower requests; to `hpke.key` the other sites seal what the coordinator
+must not read. The roster says which belong to whom. The coordinator's `hpke.key` opens what the
+sites seal to it; its public half is in each site's folder, so that nothing is trusted on first use.
 
 Who runs this holds every private key for a moment, the sites' included: it is a trusted dealer, and
 the folders must then travel to their owners by a safe way. A later version makes the site's keys at
@@ -31,6 +34,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from fdfed.config import Frozen, SiteName, parse, read_toml
 from fdfed.errors import InvalidInput
+from fdfed.exchange.hpke import HpkePrivateKey, HpkePublicKey, HpkeSuite
 from fdfed_server.certificates import Authority, private_pem
 from fdfed_server.config import FederationConfig, Roster, ServerConfig, SiteIdentity
 
@@ -55,6 +59,7 @@ def provision(
     exchange_port: int = 8444,
     control_port: int = 8445,
     days: int = 365,
+    hpke_suite: HpkeSuite = HpkeSuite.HYBRID,
 ) -> None:
     """Writes a new consortium into the folder `out`, which may exist but holds none yet.
 
@@ -64,6 +69,7 @@ def provision(
         hosts: names and addresses of the coordinator as the sites see it; the first is written
             into each `site.toml`.
         days: how long the certificates are valid.
+        hpke_suite: of all HPKE keys, the coordinator's and the sites'.
 
     Raises:
         InvalidInput: if a name, port or host is wrong, or `out` already holds a consortium.
@@ -77,11 +83,20 @@ def provision(
                 "folder, or add a site to the consortium that is there"
             )
     authority = Authority.create(days=days)
-    _write_server(out / "server", authority, options)
+    hpke_key = HpkePrivateKey.generate(hpke_suite)
+    _write_server(out / "server", authority, options, hpke_key)
     _write(out / "consortium" / "ca.pem", _public_pem(authority))
     _write(out / "consortium" / "ca.key", private_pem(authority.key))
+    _write(out / "consortium" / "server-hpke.pub", _line(hpke_key.public.text))
     identities = {
-        site: _write_site(out / "sites" / site, site, authority, options.server, days)
+        site: _write_site(
+            out / "sites" / site,
+            site,
+            authority,
+            options.server,
+            days=days,
+            server_hpke=hpke_key.public,
+        )
         for site in options.sites
     }
     _write(out / "server" / "roster.json", _roster_text(Roster(sites=identities)))
@@ -95,7 +110,8 @@ def provision_site(name: str, out: Path, *, days: int = 365) -> None:
 
     Raises:
         InvalidInput: if the name is wrong or taken, or `out` holds no consortium.
-        CryptoError: if the authority's key and certificate do not belong together.
+        CryptoError: if the authority's key and certificate do not belong together, or the
+            coordinator's public HPKE key cannot be read.
     """
     server, folder = out / "server", out / "sites" / name
     config = FederationConfig.load(server / "federation.toml")
@@ -107,7 +123,11 @@ def provision_site(name: str, out: Path, *, days: int = 365) -> None:
             "another name, or remove its folder and its entry in roster.json first"
         )
     authority = Authority.load(out / "consortium")
-    identity = _write_site(folder, name, authority, options.server, days)
+    # The consortium's copy, not the coordinator's: what a site pins is not the coordinator's say.
+    server_hpke = HpkePublicKey.read(out / "consortium" / "server-hpke.pub")
+    identity = _write_site(
+        folder, name, authority, options.server, days=days, server_hpke=server_hpke
+    )
     tables = read_toml(server / "federation.toml")
     tables.setdefault("run", {})["sites"] = [*config.run.sites, name]
     _replace(server / "federation.toml", tomli_w.dumps(tables).encode())
@@ -124,7 +144,9 @@ def _check(sites: Sequence[str], server: dict[str, Any], days: int) -> _Options:
     return options
 
 
-def _write_server(folder: Path, authority: Authority, options: _Options) -> None:
+def _write_server(
+    folder: Path, authority: Authority, options: _Options, hpke_key: HpkePrivateKey
+) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = authority.issue_server(
         key.public_key(),
@@ -134,6 +156,7 @@ def _write_server(folder: Path, authority: Authority, options: _Options) -> None
     _write(folder / "ca.pem", _public_pem(authority))
     _write(folder / "server.pem", certificate.public_bytes(Encoding.PEM))
     _write(folder / "server.key", private_pem(key))
+    _write(folder / "hpke.key", _line(hpke_key.text))
     tables = {
         "server": options.server.model_dump(mode="json"),
         "run": {"sites": list(options.sites)},
@@ -142,7 +165,13 @@ def _write_server(folder: Path, authority: Authority, options: _Options) -> None
 
 
 def _write_site(
-    folder: Path, name: str, authority: Authority, server: ServerConfig, days: int
+    folder: Path,
+    name: str,
+    authority: Authority,
+    server: ServerConfig,
+    *,
+    days: int,
+    server_hpke: HpkePublicKey,
 ) -> SiteIdentity:
     """Writes the folder of one site; returns what the coordinator may know of it."""
     key, node_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
@@ -152,6 +181,9 @@ def _write_site(
     _write(folder / "site.key", private_pem(key))
     openssh = node_key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     _write(folder / "node.key", openssh)
+    hpke_key = HpkePrivateKey.generate(server_hpke.suite)
+    _write(folder / "hpke.key", _line(hpke_key.text))
+    _write(folder / "server-hpke.pub", _line(server_hpke.text))
     settings = {
         "site": name,
         "server": server.hosts[0],
@@ -161,6 +193,8 @@ def _write_site(
         "certificate": "site.pem",
         "key": "site.key",
         "node_key": "node.key",
+        "hpke_key": "hpke.key",
+        "server_hpke_key": "server-hpke.pub",
         "state": "state",
     }
     _write(folder / "site.toml", tomli_w.dumps(settings).encode())
@@ -169,11 +203,16 @@ def _write_site(
         node_public_key=public.decode(),
         certificate_sha256=certificate.fingerprint(hashes.SHA256()).hex(),
         certificate_serial=f"{certificate.serial_number:x}",
+        hpke_public_key=hpke_key.public.text,
     )
 
 
 def _public_pem(authority: Authority) -> bytes:
     return authority.certificate.public_bytes(Encoding.PEM)
+
+
+def _line(text: str) -> bytes:
+    return f"{text}\n".encode()
 
 
 def _roster_text(roster: Roster) -> bytes:

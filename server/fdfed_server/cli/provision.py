@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,6 +20,10 @@ def provision(
     exchange_port: Annotated[int, typer.Option(help="Public port of the exchange.")] = 8444,
     control_port: Annotated[int, typer.Option(help="Loopback port of the coordinator.")] = 8445,
     days: Annotated[int, typer.Option(help="Days that the certificates are valid.")] = 365,
+    hpke_suite: Annotated[
+        Literal["mlkem768-x25519", "x25519"],
+        typer.Option(help="Keys of the sealed exchange; the hybrid resists quantum computers."),
+    ] = "mlkem768-x25519",
 ) -> None:
     """Make the keys and certificates of a federation: one folder for each party.
 
@@ -29,6 +33,7 @@ def provision(
     from rich.console import Console
     from rich.table import Table
 
+    from fdfed.exchange.hpke import HpkeSuite
     from fdfed_server.provision import provision as make
 
     names = [name.strip() for name in sites.split(",") if name.strip()]
@@ -40,6 +45,7 @@ def provision(
         exchange_port=exchange_port,
         control_port=control_port,
         days=days,
+        hpke_suite=HpkeSuite(hpke_suite),
     )
     table = Table("folder", "goes to", box=None)
     table.add_row(str(out / "consortium"), "a safe: it signs new sites and is not needed to run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
 import threading
@@ -20,6 +21,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cryptography.x509.verification import PolicyBuilder, Store
 
 from fdfed.errors import CryptoError, InvalidInput
+from fdfed.exchange import HpkePrivateKey, HpkePublicKey, HpkeSuite
 from fdfed_client.config import SiteConfig
 from fdfed_server.config import FederationConfig, Roster
 from fdfed_server.provision import provision, provision_site
@@ -42,9 +44,24 @@ def test_each_party_gets_its_folder_and_nobody_elses_private_key(consortium: Pat
         for folder in (consortium / n for n in ("consortium", "server", "sites/udiat"))
     }
     assert found == {
-        "consortium": {"ca.pem", "ca.key"},
-        "server": {"ca.pem", "server.pem", "server.key", "roster.json", "federation.toml"},
-        "sites/udiat": {"ca.pem", "site.pem", "site.key", "node.key", "site.toml"},
+        "consortium": {"ca.pem", "ca.key", "server-hpke.pub"},
+        "server": {
+            "ca.pem",
+            "server.pem",
+            "server.key",
+            "hpke.key",
+            "roster.json",
+            "federation.toml",
+        },
+        "sites/udiat": {
+            "ca.pem",
+            "site.pem",
+            "site.key",
+            "node.key",
+            "hpke.key",
+            "server-hpke.pub",
+            "site.toml",
+        },
     }
 
 
@@ -125,6 +142,46 @@ def test_the_files_load_as_configuration_with_paths_beside_them(consortium: Path
     assert site.node_key.read_bytes().startswith(b"-----BEGIN OPENSSH PRIVATE KEY-----")
     assert site.data is None
     assert not site.allow_phantoms
+
+
+def test_every_site_pins_the_coordinators_hpke_key_and_the_roster_lists_each_sites_own(
+    consortium: Path,
+) -> None:
+    server = FederationConfig.load(consortium / "server" / "federation.toml").server
+    roster = Roster.load(server.roster)
+    coordinator = HpkePrivateKey.read(server.hpke_key)
+    for name in ("udiat", "busi"):
+        site = SiteConfig.load(consortium / "sites" / name / "site.toml")
+        assert HpkePublicKey.read(site.server_hpke_key) == coordinator.public
+        own = HpkePrivateKey.read(site.hpke_key)
+        assert own.public.text == roster.sites[name].hpke_public_key
+        assert own.suite is HpkeSuite.HYBRID
+    assert len({entry.hpke_public_key for entry in roster.sites.values()}) == 2
+
+
+def test_the_suite_is_chosen_for_all_keys_and_a_later_site_gets_the_same(tmp_path: Path) -> None:
+    provision(["udiat"], tmp_path, hpke_suite=HpkeSuite.X25519)
+    provision_site("tnbc", tmp_path)
+    coordinator = HpkePrivateKey.read(tmp_path / "server" / "hpke.key")
+    later = tmp_path / "sites" / "tnbc"
+    assert HpkePublicKey.read(later / "server-hpke.pub") == coordinator.public
+    for key in (coordinator, HpkePrivateKey.read(later / "hpke.key")):
+        assert key.suite is HpkeSuite.X25519
+
+
+def test_folders_of_a_time_without_hpke_keys_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    provision(["udiat"], tmp_path)
+    roster = tmp_path / "server" / "roster.json"
+    values = json.loads(roster.read_text())
+    del values["sites"]["udiat"]["hpke_public_key"]
+    roster.write_text(json.dumps(values))
+    with pytest.raises(InvalidInput, match=r"no hpke_public_key for udiat.*anew"):
+        Roster.load(roster)
+    (tmp_path / "server" / "hpke.key").unlink()
+    with pytest.raises(InvalidInput, match=r"hpke\.key cannot be read.*anew"):
+        HpkePrivateKey.read(
+            FederationConfig.load(roster.parent / "federation.toml").server.hpke_key
+        )
 
 
 def test_an_existing_consortium_is_never_overwritten(consortium: Path) -> None:
@@ -214,3 +271,5 @@ def test_a_roster_with_one_key_for_two_sites_or_a_foreign_key_is_refused(consort
         Roster(sites={"a": entry, "b": entry})
     with pytest.raises(ValueError, match="not an OpenSSH public key"):
         type(entry)(**{**entry.model_dump(), "node_public_key": "ssh-rsa AAAA"})
+    with pytest.raises(ValueError, match="not an HPKE public key"):
+        type(entry)(**{**entry.model_dump(), "hpke_public_key": "x25519 AAAA"})
