@@ -41,6 +41,9 @@ _VECTORS: Final = "vectors"
 _WEIGHTS: Final = "weights"
 _MAX_EXAMPLES: Final = 10_000_000
 _MAX_TEXT: Final = 65_536
+_MAX_MAGNITUDE: Final = 1e12
+"""Of a loss, an α, a time: far above any real one, and so small that no mean over sites overflows
+into an infinity that the other sites would be sent."""
 _RUN_ID: Final = re.compile(r"[0-9a-f]{16,64}")
 _PACKED: Final = "packed"
 _MAX_TENSORS: Final = 10_000
@@ -446,7 +449,7 @@ class _Reader:
             raise WireError(f"a {kind!r} message without its {_HEADER!r} part; is the peer fdfed?")
         if header.get("format") != FORMAT:
             raise WireError(
-                f"a message of format {header.get('version')!r}, but this version reads {FORMAT}; "
+                f"a message of format {header.get('format')!r}, but this version reads {FORMAT}; "
                 "install the same fdfed on both sides"
             )
         if header.get("kind") != kind:
@@ -488,8 +491,8 @@ class _Reader:
 
     def number(self, key: str) -> float:
         value = float(self._get(key, (float, int)))
-        if not math.isfinite(value):
-            raise WireError(f"{self._kind}.{key} is {value}; it must be finite")
+        if not abs(value) <= _MAX_MAGNITUDE:
+            raise WireError(f"{self._kind}.{key} is {value}, not within ±{_MAX_MAGNITUDE:g}")
         return value
 
     def phase(self) -> Literal[1, 2]:
@@ -526,10 +529,17 @@ class _Reader:
             value = arrays[name].numpy()
         except Exception as err:
             raise WireError(f"{self._kind}.{name} does not hold a readable array") from err
+        # `np.load` also reads archives of arrays, which are none.
+        if not isinstance(value, np.ndarray):
+            raise WireError(f"{self._kind}.{name} does not hold an array")
         if value.dtype != np.float64 or value.ndim != 1 or len(value) > 1024:
             raise WireError(f"{self._kind}.{name} is {value.dtype} {value.shape}, not float64 (n,)")
-        if np.isinf(value).any() or (not may_be_nan and np.isnan(value).any()):
-            raise WireError(f"{self._kind}.{name} holds values that are not finite")
+        large = (np.abs(value) > _MAX_MAGNITUDE).any()
+        if large or (not may_be_nan and np.isnan(value).any()):
+            raise WireError(
+                f"{self._kind}.{name} holds values that are not finite, or not within "
+                f"±{_MAX_MAGNITUDE:g}"
+            )
         return value
 
     def aggregate(self, name: str) -> Aggregate:

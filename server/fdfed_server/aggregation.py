@@ -7,12 +7,15 @@ of folding is the caller's and fixed, so equal replies give equal bits whatever 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fdfed.errors import WireError
+
+_MAX_COUNT: Final = 2**53
+"""Of a counter: the sum is in fp64, which holds no larger integers exactly."""
 
 
 class WeightedAverage:
@@ -39,8 +42,8 @@ class WeightedAverage:
         """Refuses what must not enter the sum, before any of it does.
 
         Raises:
-            WireError: for a missing or foreign tensor, another shape or dtype, or a value that is
-                not finite.
+            WireError: for a missing or foreign tensor, another shape or dtype, a value that is not
+                finite, or a counter out of range.
         """
         if set(weights) != set(self._reference):
             odd = sorted(set(weights).symmetric_difference(self._reference))
@@ -54,6 +57,8 @@ class WeightedAverage:
                 )
             if own.dtype.kind == "f" and not np.isfinite(value).all():
                 raise WireError(f"the tensor {name!r} of the update is not finite")
+            if own.dtype.kind == "i" and ((value < 0) | (value > _MAX_COUNT)).any():
+                raise WireError(f"the counter {name!r} of the update is not in 0 to {_MAX_COUNT}")
 
     def fold(self, weights: Mapping[str, NDArray[Any]], *, num_examples: int) -> float:
         """Adds one site's checked weights; returns how far the site moved, ‖W_s − W‖₂."""

@@ -26,7 +26,8 @@ class Observer:
         """The instructions of a round are about to leave."""
 
     def site_answered(self, site: str, server_round: int, failure: str) -> None:
-        """A site's update arrived and was read, or `failure` says why there is none."""
+        """A site's update arrived and was read; or there is none, or no score of that round's
+        model, and `failure` says why."""
 
     def attempt_failed(self, server_round: int, attempt: int, reason: str) -> None:
         """A round did not reach its quorum and is repeated, if attempts are left."""

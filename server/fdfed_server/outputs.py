@@ -60,9 +60,9 @@ def results_of(outcome: RunOutcome, *, transport: str) -> RunResults:
         versions=library_versions(),
         phantoms=plan.phantoms,
         best_round=state.best.server_round,
-        warm_start_round=_warm_start(state),
-        model_round=state.best.server_round,
-        final_model=MODEL if plan.strategy != "local" else None,
+        warm_start_round=state.warm_start_round,
+        model_round=None if plan.strategy == "local" else state.best.server_round,
+        final_model=None if plan.strategy == "local" else MODEL,
     )
 
 
@@ -143,16 +143,3 @@ def model_header(state: RunState, results: RunResults) -> ModelHeader:
             if entry.dice is not None and entry.n_scored
         },
     )
-
-
-def _warm_start(state: RunState) -> int | None:
-    """The round of phase 1 whose weights phase 2 began with."""
-    plan = state.plan
-    if plan.phase_1_rounds >= plan.rounds or state.completed_rounds <= plan.phase_1_rounds:
-        return None
-    first = [record for record in state.history if record.phase == 1]
-    scored = [record for record in first if record.mean_val_dice is not None]
-    if not scored:
-        return first[-1].round
-    # The newest among equals, as the strategy chooses.
-    return max(scored, key=lambda record: (record.mean_val_dice or 0.0, record.round)).round

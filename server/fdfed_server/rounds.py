@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from flwr.app import Message, RecordDict
+from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
 from fdfed.errors import ConnectionFailed, QuorumNotMet, WireError
@@ -27,6 +27,7 @@ from fdfed.wire import (
     Prepared,
     TrainInstruction,
 )
+from fdfed_server.asking import ask
 from fdfed_server.flower import site_nodes
 from fdfed_server.hub import ExchangeHub
 from fdfed_server.observer import Observer
@@ -79,7 +80,11 @@ class RoundLoop:
         """
         plan = self._strategy.plan
         self._observer.run_started(plan, state.completed_rounds)
-        self._join(grid, state, needed=len(plan.sites))
+        if state.completed_rounds:
+            # A run that goes on does as its rounds do: a site that is gone for good cannot hold it.
+            self._online(grid, state)
+        else:
+            self._join(grid, state, needed=len(plan.sites))
         while not state.finished:
             state = self._round(grid, state)
             if self._folder is not None:
@@ -165,6 +170,9 @@ class RoundLoop:
             results |= self._strategy.aggregate_evaluate(
                 state.run_id, asked.server_round, part, [reply]
             )
+            if reply.site not in results:
+                failure = reply.failure or f"its {part} scores are not of the agreed form"
+                self._observer.site_answered(reply.site, asked.server_round, failure)
         return results
 
     @contextmanager
@@ -263,26 +271,15 @@ class RoundLoop:
         kind: str,
         group: int,
     ) -> Iterator[SiteReply]:
-        """Sends each site its record; yields the replies in the order of `nodes`, one at a time."""
-        messages = [
-            Message(records[site], dst_node_id=node, message_type=kind, group_id=str(group))
-            for site, node in nodes.items()
-        ]
-        ids = dict(zip(nodes, grid.push_messages(messages), strict=True))
-        deadline = time.monotonic() + self._strategy.plan.round_deadline_seconds
-        for site, message_id in ids.items():
-            yield self._await_reply(grid, site, message_id, deadline)
-
-    def _await_reply(self, grid: Grid, site: str, message_id: str, deadline: float) -> SiteReply:
-        while True:
-            for message in grid.pull_messages([message_id]):
-                if message.has_error():
-                    reason = message.error.reason or f"Flower error {message.error.code}"
-                    return SiteReply(site=site, record=None, failure=reason)
-                return SiteReply(site=site, record=message.content)
-            if time.monotonic() > deadline:
-                return SiteReply(site=site, record=None, failure="no reply before the deadline")
-            time.sleep(self._poll_seconds)
+        return ask(
+            grid,
+            nodes,
+            records,
+            kind=kind,
+            group=group,
+            deadline_seconds=self._strategy.plan.round_deadline_seconds,
+            poll_seconds=self._poll_seconds,
+        )
 
 
 def _encoded(

@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from fdfed.atomic_file import replacing, write_text
 from fdfed.config import RunPlan
 from fdfed.errors import InvalidInput
-from fdfed.evaluation.results import RoundRecord, SiteRound, TapLoss, Traffic
+from fdfed.evaluation.results import RoundRecord
 from fdfed.exchange import ExchangeStats
 
 FORMAT: Final = 1
 """Version of the folder. A newer one is refused: a run never goes backwards."""
+
+UNKNOWN_SCORE: Final = -1.0
+"""The score of a round that none was measured for; below every Dice."""
 
 _STATE: Final = "state.json"
 
@@ -42,11 +46,12 @@ class GlobalModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Best:
-    """The best round of the phase so far, by the unweighted mean over sites of validation Dice; as
-    phase 2 begins, the best of phase 1 with a score that every round beats."""
+    """The best round of the phase so far (`fdfed_server.selection`); as phase 2 begins, the best of
+    phase 1, without a score, so that every round takes its place."""
 
     server_round: int
     score: float
+    """Unweighted mean over sites of validation Dice, or `UNKNOWN_SCORE`."""
     model: GlobalModel
 
 
@@ -66,41 +71,49 @@ class RunState:
     """What the exchange did, one entry a site and round."""
     seconds: float = 0.0
     """Wall-clock seconds of the completed rounds, over all sessions of the coordinator."""
+    warm_start_round: int | None = None
+    """The round of phase 1 whose weights phase 2 began with."""
 
     @property
     def finished(self) -> bool:
         """Whether every round of the plan is done."""
         return self.completed_rounds >= self.plan.rounds
 
+    @property
+    def best_record(self) -> RoundRecord | None:
+        """The record of the best round; None while no round of the phase has a score."""
+        if self.best.score <= UNKNOWN_SCORE:
+            return None
+        return next(r for r in self.history if r.round == self.best.server_round)
+
 
 def save_state(folder: Path, state: RunState) -> None:
     """Writes the state into `folder`; the round before stays readable until this one is whole."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    models = {
-        f"round-{state.completed_rounds:06d}.safetensors": state.model,
-        f"best-{state.best.server_round:06d}.safetensors": state.best.model,
-    }
-    for name, model in models.items():
-        # The best of an earlier round was committed with that round; nothing of it has changed.
-        if name.startswith("best-") and state.best.server_round < state.completed_rounds:
-            continue
-        with replacing(folder / name) as part:
-            safetensors.numpy.save_file(_tensors(model), part)
-    document = {
-        "format": FORMAT,
-        "plan": state.plan.model_dump(mode="json"),
-        "run_id": state.run_id,
-        "completed_rounds": state.completed_rounds,
-        "files": list(models),
-        "best": {"server_round": state.best.server_round, "score": state.best.score},
-        "site_best": {site: list(entry) for site, entry in state.site_best.items()},
-        "history": [asdict(record) for record in state.history],
-        "exchanges": [asdict(stats) for stats in state.exchanges],
-        "seconds": state.seconds,
-    }
-    write_text(folder / _STATE, json.dumps(document))
+    model_file = f"round-{state.completed_rounds:06d}.safetensors"
+    best_file = f"best-{state.best.server_round:06d}.safetensors"
+    _save_model(folder / model_file, state.model)
+    # The best of an earlier round was committed with that round; nothing of it has changed.
+    if state.best.server_round == state.completed_rounds or not (folder / best_file).exists():
+        _save_model(folder / best_file, state.best.model)
+    document = _Document(
+        format=FORMAT,
+        plan=state.plan,
+        run_id=state.run_id,
+        completed_rounds=state.completed_rounds,
+        model_file=model_file,
+        best_file=best_file,
+        best_round=state.best.server_round,
+        best_score=state.best.score,
+        site_best=dict(state.site_best),
+        history=state.history,
+        exchanges=state.exchanges,
+        seconds=state.seconds,
+        warm_start_round=state.warm_start_round,
+    )
+    write_text(folder / _STATE, _DOCUMENT.dump_json(document).decode())
     for path in folder.glob("*.safetensors"):
-        if path.name not in models:
+        if path.name not in (model_file, best_file):
             path.unlink()
 
 
@@ -114,31 +127,30 @@ def load_state(folder: Path) -> RunState | None:
     if not path.exists():
         return None
     try:
-        document = json.loads(path.read_bytes())
-        if document["format"] > FORMAT:
-            raise InvalidInput(
-                f"{path} has format {document['format']}; this version reads up to {FORMAT}. "
-                "Install the newer fdfed that wrote it; a run is never taken backwards."
-            )
-        model, best = (_model(folder / name) for name in document["files"])
-        return RunState(
-            plan=RunPlan.model_validate(document["plan"]),
-            run_id=document["run_id"],
-            completed_rounds=document["completed_rounds"],
-            model=model,
-            best=Best(**document["best"], model=best),
-            site_best={site: (int(r), float(s)) for site, (r, s) in document["site_best"].items()},
-            history=tuple(_round(entry) for entry in document["history"]),
-            exchanges=tuple(ExchangeStats(**entry) for entry in document["exchanges"]),
-            seconds=document["seconds"],
-        )
-    except (KeyError, TypeError, ValueError, OSError, safetensors.SafetensorError) as err:
-        if isinstance(err, InvalidInput):
-            raise
+        text = path.read_bytes()
+        _check_format(path, json.loads(text))
+        document = _DOCUMENT.validate_json(text)
+        model = _load_model(folder / document.model_file)
+        best = _load_model(folder / document.best_file)
+    except InvalidInput:
+        raise
+    except (ValueError, RecursionError, KeyError, OSError, safetensors.SafetensorError) as err:
         raise InvalidInput(
             f"{folder} holds a damaged run state ({type(err).__name__}: {err}). Restore it from a "
             "backup, or start a new run with another --state folder."
         ) from err
+    return RunState(
+        plan=document.plan,
+        run_id=document.run_id,
+        completed_rounds=document.completed_rounds,
+        model=model,
+        best=Best(server_round=document.best_round, score=document.best_score, model=best),
+        site_best=document.site_best,
+        history=document.history,
+        exchanges=document.exchanges,
+        seconds=document.seconds,
+        warm_start_round=document.warm_start_round,
+    )
 
 
 def resume(folder: Path, plan: RunPlan) -> RunState | None:
@@ -170,7 +182,12 @@ def _tensors(model: GlobalModel) -> dict[str, NDArray[Any]]:
     return tensors
 
 
-def _model(path: Path) -> GlobalModel:
+def _save_model(path: Path, model: GlobalModel) -> None:
+    with replacing(path) as part:
+        safetensors.numpy.save_file(_tensors(model), part)
+
+
+def _load_model(path: Path) -> GlobalModel:
     tensors = safetensors.numpy.load(path.read_bytes())
     start = "weights."
     return GlobalModel(
@@ -180,13 +197,32 @@ def _model(path: Path) -> GlobalModel:
     )
 
 
-def _round(entry: dict[str, Any]) -> RoundRecord:
-    record = RoundRecord(**entry)
-    sites: dict[str, Any] = entry["sites"]
-    losses: dict[str, Any] = entry["losses"]
-    return replace(
-        record,
-        sites={site: SiteRound(**values) for site, values in sites.items()},
-        losses={tap: TapLoss(**values) for tap, values in losses.items()},
-        bytes=Traffic(**entry["bytes"]),
-    )
+def _check_format(path: Path, document: Any) -> None:
+    written = document.get("format") if isinstance(document, dict) else None
+    if isinstance(written, int) and written > FORMAT:
+        raise InvalidInput(
+            f"{path} has format {written}; this version reads up to {FORMAT}. Install the newer "
+            "fdfed that wrote it; a run is never taken backwards."
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Document:
+    """`state.json`: everything of a `RunState` but the tensors, and the names of their files."""
+
+    format: int
+    plan: RunPlan
+    run_id: str
+    completed_rounds: int
+    model_file: str
+    best_file: str
+    best_round: int
+    best_score: float
+    site_best: dict[str, tuple[int, float]]
+    history: tuple[RoundRecord, ...]
+    exchanges: tuple[ExchangeStats, ...]
+    seconds: float
+    warm_start_round: int | None
+
+
+_DOCUMENT: Final = TypeAdapter(_Document)

@@ -34,7 +34,8 @@ from fdfed.wire import (
     Weights,
 )
 from fdfed_server.aggregation import WeightedAverage
-from fdfed_server.run_state import Best, GlobalModel, RunState
+from fdfed_server.run_state import UNKNOWN_SCORE, Best, GlobalModel, RunState
+from fdfed_server.selection import displaces
 from fdfed_server.terms import Terms, cross_site_terms
 
 
@@ -60,8 +61,8 @@ class TrainedRound:
     losses: Mapping[str, TapLoss]
     exchanges: tuple[ExchangeStats, ...]
     traffic: Traffic
-    drift: float
-    """√(Σ_s w_s ‖W_s − W̄‖²): how far apart the sites' weights ended."""
+    drift: float | None
+    """√(Σ_s w_s ‖W_s − W̄‖²): how far apart the sites' weights ended; None if they stay there."""
 
 
 @dataclass(slots=True)
@@ -103,7 +104,7 @@ class Strategy:
     def initial_state(self, run_id: str) -> RunState:
         """The state before the first round: seeded weights, α = 0."""
         model = GlobalModel(weights=self._initial_weights, alpha=np.zeros(len(self.taps)))
-        best = Best(server_round=0, score=-1.0, model=model)
+        best = Best(server_round=0, score=UNKNOWN_SCORE, model=model)
         return RunState(plan=self.plan, run_id=run_id, completed_rounds=0, model=model, best=best)
 
     def cross_site_terms(
@@ -231,6 +232,7 @@ class Strategy:
             site: _with_scores(entry, evaluations.get(site))
             for site, entry in trained.sites.items()
         }
+        evaluated = self.plan.is_evaluated(trained.server_round)
         record = RoundRecord(
             round=trained.server_round,
             phase=self.plan.phase(trained.server_round),
@@ -239,37 +241,46 @@ class Strategy:
             alpha=self._by_tap(trained.alpha_used),
             losses=trained.losses,
             seconds=seconds,
-            bytes=trained.traffic,
+            bytes=_with_evaluation(trained) if evaluated else trained.traffic,
             drift=trained.drift,
         )
-        # Without any validation score the newest round that was to have one stands in for the best.
-        score = record.mean_val_dice if record.mean_val_dice is not None else state.best.score
-        evaluated = self.plan.is_evaluated(trained.server_round)
-        best, model = state.best, trained.model
-        if evaluated and score >= best.score:
-            best = Best(server_round=trained.server_round, score=score, model=model)
-        phase_2_rounds = self.plan.rounds - self.plan.phase_1_rounds
-        if phase_2_rounds and trained.server_round == self.plan.phase_1_rounds:
-            alpha = starting_alpha(
-                len(self.taps), plan=self.plan.alpha, phase_2_rounds=phase_2_rounds
+        best, site_best = state.best, state.site_best
+        if evaluated:
+            site_best = _site_best(site_best, trained.server_round, sites)
+        if evaluated and displaces(record, state.best_record):
+            best = Best(
+                server_round=trained.server_round,
+                score=UNKNOWN_SCORE if record.mean_val_dice is None else record.mean_val_dice,
+                model=trained.model,
             )
-            model = replace(best.model, alpha=alpha)
-            # The best is sought anew in phase 2: a run that trains the feature losses ends with
-            # weights that were trained with them, even if a round of phase 1 scored higher.
-            best = replace(best, score=-1.0)
-        return replace(
+        concluded = replace(
             state,
             completed_rounds=trained.server_round,
-            model=model,
+            model=trained.model,
             best=best,
-            site_best=(
-                _site_best(state.site_best, trained.server_round, sites)
-                if evaluated
-                else state.site_best
-            ),
+            site_best=site_best,
             history=(*state.history, record),
             exchanges=(*state.exchanges, *trained.exchanges),
             seconds=state.seconds + seconds,
+        )
+        ends_phase_1 = trained.server_round == self.plan.phase_1_rounds < self.plan.rounds
+        return self._begin_phase_2(concluded) if ends_phase_1 else concluded
+
+    def _begin_phase_2(self, state: RunState) -> RunState:
+        """Back to the best weights of phase 1. The best is sought anew from here: a run that trains
+        the feature losses ends with weights that were trained with them, even if a round of phase 1
+        scored higher."""
+        alpha = starting_alpha(
+            len(self.taps),
+            plan=self.plan.alpha,
+            phase_2_rounds=self.plan.rounds - self.plan.phase_1_rounds,
+        )
+        return replace(
+            state,
+            model=replace(state.best.model, alpha=alpha),
+            best=replace(state.best, score=UNKNOWN_SCORE),
+            site_best={site: (n, UNKNOWN_SCORE) for site, (n, _) in state.site_best.items()},
+            warm_start_round=state.best.server_round,
         )
 
     @property
@@ -321,7 +332,7 @@ class Strategy:
                 loss_seg=result.loss_seg,
                 loss_fd=_mean_known(result.fd),
                 num_examples=result.num_examples,
-                drift=accepted.moves[site],
+                drift=accepted.moves[site] if self._trained else None,
                 seconds=result.seconds,
             )
             for site, result in results.items()
@@ -345,7 +356,7 @@ class Strategy:
                 up=accepted.bytes_up + sum(stats.bytes_up for stats in exchanges),
                 down=sent + sum(stats.bytes_down for stats in exchanges),
             ),
-            drift=average.drift(weights) if self._trained else 0.0,
+            drift=average.drift(weights) if self._trained else None,
         )
 
     def _next_alpha(
@@ -366,10 +377,13 @@ class Strategy:
             phase_2_round=server_round - self.plan.phase_1_rounds,
             phase_2_rounds=self.plan.rounds - self.plan.phase_1_rounds,
         )
-        if model.target is not None:
-            return alpha, model.target
+        known = model.target
+        if known is not None and not np.isnan(known).any():
+            return alpha, known
         losses = np.stack([tap_losses(self.plan, r.fd, r.exch) for r in results.values()])
-        return alpha, target_of(losses, shares, margin=self.plan.alpha.margin)
+        target = target_of(losses, shares, margin=self.plan.alpha.margin)
+        # A tap that no site could measure has its target from the first round that measures it.
+        return alpha, target if known is None else np.where(np.isnan(known), target, known)
 
     def _by_tap(self, vector: NDArray[np.float64]) -> dict[str, float]:
         return dict(zip(self.taps, vector.tolist(), strict=True))
@@ -399,12 +413,20 @@ def _with_scores(entry: SiteRound, result: EvaluateResult | None) -> SiteRound:
     return replace(entry, val_dice=result.dice.mean, val_iou=result.iou.mean)
 
 
+def _with_evaluation(trained: TrainedRound) -> Traffic:
+    """The round's traffic with the aggregate, which every site was sent to score it."""
+    sent = _nbytes(trained.model.weights) * len(trained.sites)
+    return replace(trained.traffic, down=trained.traffic.down + sent)
+
+
 def _site_best(
     before: Mapping[str, tuple[int, float]], server_round: int, sites: Mapping[str, SiteRound]
 ) -> dict[str, tuple[int, float]]:
+    """Each site's best round; while none of its rounds is scored, its newest."""
     best = dict(before)
     for site, entry in sites.items():
-        score = entry.val_dice if entry.val_dice is not None else best.get(site, (0, -1.0))[1]
-        if entry.refused is None and score >= best.get(site, (0, -1.0))[1]:
-            best[site] = (server_round, score)
+        _, score = best.get(site, (0, UNKNOWN_SCORE))
+        new = UNKNOWN_SCORE if entry.val_dice is None else entry.val_dice
+        if entry.refused is None and new >= score:
+            best[site] = (server_round, new)
     return best
