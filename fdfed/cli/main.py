@@ -10,6 +10,7 @@ import typer
 from fdfed import __version__
 from fdfed.cli.predict import predict
 from fdfed.cli.simulate import simulate
+from fdfed.cli.study import study
 from fdfed.terminal import run_command
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.command()(simulate)
 app.command()(predict)
+app.command()(study)
 
 
 def _print_version(asked: bool) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any, Final
 
 import matplotlib as mpl
@@ -20,12 +21,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fdfed.atomic_file import replacing
+
 SERIES: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#777777")
 """Placeholders for the variables --s0 … --s5 of the style sheet."""
 INK: Final = "#0a0b0c"
 """Placeholder for the text's own colour."""
 FAINT: Final = "#0a0b0d"
 """Placeholder for --faint: grid lines and frames."""
+
+_FILE_INK: Final = "#1f2933"
+_FILE_FAINT: Final = "#c9d1d9"
+"""Text, and grid lines and frames, of a chart that is a file."""
 
 _DASHES: Final = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 _MARKERS: Final = ("o", "s", "^", "D", "v", "P")
@@ -100,6 +107,31 @@ def picture(
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return Picture(_inline(buffer.getvalue(), name, alt), caption, alt)
+
+
+def save_chart(
+    path: Path, draw: Callable[[Sequence[Axes]], None], *, panels: int, width: float, height: float
+) -> None:
+    """Draws `panels` axes side by side and writes them to `path` as a file of its own, whose
+    colours do not come from a page; `width` and `height` of the whole in inches."""
+    own = {INK: _FILE_INK, FAINT: _FILE_FAINT}
+    style = {
+        key: own.get(value, value) if isinstance(value, str) else value
+        for key, value in _STYLE.items()
+    }
+    with mpl.rc_context(
+        {
+            **style,
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "svg.hashsalt": path.stem,
+        }
+    ):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.subplots(1, panels, squeeze=False)[0]
+        draw(list(axes))
+        with replacing(path) as part:
+            figure.savefig(part, metadata={"Date": None})
 
 
 def _legend_columns(labels: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Whole experiments: many runs, their tables and figures. Composes server, client and simulation."""
+"""Whole experiments: many runs, their tables and figures, on the simulation."""
 
 from fdfed.studies.schedule import TrialFailed, Watcher, run_agenda
 from fdfed.studies.trials import (

@@ -1,0 +1,80 @@
+"""`fdfed study`: a whole experiment, resumable, with its tables and figures."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Literal
+
+import typer
+
+_SECONDS_PER_HOUR = 3600.0
+
+
+def study(
+    name: Annotated[Literal["defaults"], typer.Argument(help="Which study to run.")],
+    data: Annotated[Path, typer.Option(help="Folder with one folder per site.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for trials and results; resumes what is there.")
+    ],
+    budget_hours: Annotated[
+        float, typer.Option(help="Begin no trial after this many hours; those under way end.")
+    ] = 6.0,
+    workers: Annotated[int, typer.Option(min=1, help="Trials at a time, one core each.")] = 1,
+    held_out: Annotated[
+        Path,
+        typer.Option(help="Record of the patients whom no choice may see; refused if it differs."),
+    ] = Path("docs/studies/held_out.json"),
+    page: Annotated[
+        Path | None,
+        typer.Option(help="Page whose results section is rewritten, with its CSV and figures."),
+    ] = None,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Train nothing; write tables of what is done.")
+    ] = False,
+) -> None:
+    """Run a study from where it stopped, then write the tables and figures of all that is done.
+
+    Leaves OUT/trials/, OUT/<study>.csv, figures and study.json. Ctrl-C loses nothing: a trial that
+    is cut goes on after its last complete round.
+    """
+    # Slow to import; --help must not wait for them.
+    from rich.console import Console
+
+    from fdfed.cli.study_progress import StudyBars
+    from fdfed.studies import load_results, run_agenda
+    from fdfed.studies.defaults import SITES, agenda
+    from fdfed.studies.held_out import check_held_out, draw_held_out, write_held_out
+    from fdfed.studies.study_files import write_page, write_study
+
+    console = Console()
+    try:
+        if not report_only:
+            drawn = draw_held_out(data, SITES)
+            if not held_out.exists():
+                write_held_out(held_out, drawn)
+                console.print(f"Held-out patients recorded in {held_out}.")
+            check_held_out(held_out, drawn)
+            # A service manager ends a process with SIGTERM; it loses no more than Ctrl-C does.
+            signal.signal(signal.SIGTERM, _interrupt)
+            with StudyBars(console, out) as bars:
+                done = run_agenda(
+                    agenda,
+                    data=data,
+                    out=out,
+                    workers=workers,
+                    stop_after_seconds=budget_hours * _SECONDS_PER_HOUR,
+                    watcher=bars,
+                )
+            console.print("The study is complete." if done else "The time is up; start it again.")
+    finally:
+        results = load_results(out)
+        write_study(out, results)
+        if page is not None:
+            write_page(page, results)
+        console.print(f"{len(results)} trials: {out / f'{name}.csv'}", soft_wrap=True)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

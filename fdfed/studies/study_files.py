@@ -1,0 +1,256 @@
+"""What a study leaves: tables as CSV, `study.json`, a figure, and the results part of its page.
+
+All of it is made from the finished trials alone, so it can be made again at any time.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from fdfed.atomic_file import write_text
+from fdfed.errors import InvalidInput
+from fdfed.evaluation.results import library_versions
+from fdfed.studies import defaults
+from fdfed.studies.curves import draw_curves
+from fdfed.studies.halving import Spread, paired_differences
+from fdfed.studies.trials import Trial, TrialResult
+
+Results = Mapping[str, TrialResult]
+
+BEGIN: Final = "<!-- results: written by `fdfed study defaults --page`, do not edit -->"
+END: Final = "<!-- end of results -->"
+
+_MODELS: Final = (*defaults.SITES, "pooled")
+_COLUMNS: Final = (
+    "group", "method", "config", "fold", "seed", "steps", "score", *_MODELS, "slope",
+    "seconds", "failure", "trial",
+)  # fmt: skip
+
+
+def write_study(out: Path, results: Results) -> None:
+    """`defaults.csv`, `defaults-taps.csv`, `defaults-curves.svg` and `study.json` in `out`."""
+    _write_tables(out, results)
+    document = {
+        "study": "defaults",
+        "trials": len(results),
+        "trials_per_method": defaults.TRIALS_PER_METHOD,
+        "stages": [
+            {"stage": name, "asked": len(trials), "done": _done(trials, results)}
+            for name, trials in defaults.stages(results).items()
+        ],
+        "configurations": [_row(key, rows, results) for key, rows in _by_config(results).items()],
+        "versions": library_versions(),
+    }
+    write_text(out / "study.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_page(page: Path, results: Results) -> None:
+    """Rewrites the results section of `page`; tables and figure go beside it.
+
+    Raises:
+        InvalidInput: if the page is missing or lacks the two marks around the section.
+    """
+    try:
+        text = page.read_text(encoding="utf-8")
+        before, rest = text.split(BEGIN)
+        _, after = rest.split(END)
+    except (OSError, ValueError) as err:
+        raise InvalidInput(
+            f"{page} is not a page with the lines {BEGIN!r} and {END!r}, each once; give the "
+            "study's page to --page"
+        ) from err
+    _write_tables(page.parent, results)
+    write_text(page, f"{before}{BEGIN}\n\n{results_section(results)}\n{END}{after}")
+
+
+def results_section(results: Results) -> str:
+    """The results as Markdown: progress, every configuration, and the taps of the methods."""
+    parts = ["### Trials so far", _progress(results)]
+    for group in (defaults.HISTOLOGY.name, defaults.ULTRASOUND.name):
+        if any(result.group == group for result in results.values()):
+            parts += [
+                f"### {group.capitalize()}: Dice on validation folds",
+                _scores(group, results),
+            ]
+            parts += _taps(group, results)
+    return "\n\n".join(parts) + "\n"
+
+
+def _write_tables(folder: Path, results: Results) -> None:
+    trials = sorted(results.values(), key=lambda r: (r.group, r.method, r.config, r.fold, r.seed))
+    _write_csv(folder / "defaults.csv", _COLUMNS, map(_trial_row, trials))
+    taps = [
+        {"group": r.group, "method": r.method, "config": r.config, "fold": r.fold, "seed": r.seed,
+         "tap": tap} | asdict(entry)
+        for r in trials
+        for tap, entry in r.taps.items()
+    ]  # fmt: skip
+    if taps:
+        _write_csv(folder / "defaults-taps.csv", list(taps[0]), taps)
+    if trials:
+        draw_curves(folder / "defaults-curves.svg", trials)
+
+
+def _trial_row(result: TrialResult) -> dict[str, Any]:
+    row = {key: getattr(result, key) for key in _COLUMNS if hasattr(result, key)}
+    return row | dict(result.site_scores) | {"trial": result.name}
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    buffer = io.StringIO()
+    table = csv.DictWriter(buffer, columns, lineterminator="\n")
+    table.writeheader()
+    for row in rows:
+        table.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    write_text(path, buffer.getvalue())
+
+
+def _by_config(results: Results) -> dict[tuple[str, str, str], list[TrialResult]]:
+    found: dict[tuple[str, str, str], list[TrialResult]] = {}
+    for result in results.values():
+        found.setdefault((result.group, result.method, result.config), []).append(result)
+    return found
+
+
+def _row(
+    key: tuple[str, str, str], trials: Sequence[TrialResult], results: Results
+) -> dict[str, Any]:
+    """One configuration: scores over its folds and seeds, and its lead over federated averaging
+    on the same folds and seeds."""
+    group, method, config = key
+    scores = _replicates(trials)
+    baseline = _replicates(_by_config(results).get((group, "fedavg", defaults.BASE), []))
+    leads = paired_differences(scores, baseline)
+    spread = Spread.of(list(scores.values())) if scores else None
+    lead = Spread.of(leads) if leads else None
+    slopes = [t.slope for t in trials if t.slope is not None]
+    return {
+        "group": group,
+        "method": method,
+        "config": config,
+        "trials": len(trials),
+        "failed": sum(t.score is None for t in trials),
+        "dice": spread.mean if spread else None,
+        "sd": _finite(spread.sd) if spread else None,
+        "lead": lead.mean if lead else None,
+        "lead_sd": _finite(lead.sd) if lead else None,
+        "pairs": lead.n if lead else 0,
+        "slope": math.fsum(slopes) / len(slopes) if slopes else None,
+        "sites": _site_means(trials),
+    }
+
+
+def _replicates(trials: Iterable[TrialResult]) -> dict[tuple[int, int], float]:
+    return {(t.fold, t.seed): t.score for t in trials if t.score is not None}
+
+
+def _site_means(trials: Sequence[TrialResult]) -> dict[str, float]:
+    names = [name for name in _MODELS if any(name in t.site_scores for t in trials)]
+    found = {n: [t.site_scores[n] for t in trials if n in t.site_scores] for n in names}
+    return {name: math.fsum(values) / len(values) for name, values in found.items()}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _done(trials: Sequence[Trial], results: Results) -> int:
+    return sum(trial.name in results for trial in trials)
+
+
+def _progress(results: Results) -> str:
+    lines = ["| stage | trials asked for | done |", "|---|---|---|"]
+    for name, trials in defaults.stages(results).items():
+        lines.append(f"| {name} | {len(trials)} | {_done(trials, results)} |")
+    failed = sum(result.score is None for result in results.values())
+    hours = math.fsum(result.seconds for result in results.values()) / 3600
+    lines += [
+        "",
+        f"{len(results)} trials are finished ({failed} of them diverged), {hours:.1f} hours of "
+        "one core; a trial that several stages ask for is run once. Later stages appear when the "
+        "results that they depend on are there.",
+    ]
+    return "\n".join(lines)
+
+
+def _scores(group: str, results: Results) -> str:
+    rows = [_row(k, trials, results) for k, trials in _by_config(results).items() if k[0] == group]
+    order = {name: place for place, name in enumerate((*defaults.METHODS, *defaults.REFERENCES))}
+    rows.sort(key=lambda row: (order[row["method"]], row["config"] != defaults.BASE, row["config"]))
+    lines = [
+        "| method | configuration | trials | Dice | by site | lead over FedAvg base | slope |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        sites = ", ".join(f"{name} {_percent(value)}" for name, value in row["sites"].items())
+        lead = _with_sd(row["lead"], row["lead_sd"], sign="+")
+        pairs = f" ({row['pairs']})" if row["pairs"] else ""
+        lines.append(
+            f"| {row['method']} | {row['config']} | {row['trials']} | "
+            f"{_with_sd(row['dice'], row['sd'])} | {sites} | {lead}{pairs} | "
+            f"{_percent(row['slope'], sign='+')} |"
+        )
+    return "\n".join(lines)
+
+
+def _taps(group: str, results: Results) -> list[str]:
+    """One table for each method of what happens at its taps, mean over the base trials."""
+    parts = []
+    for method in defaults.METHODS:
+        trials = [
+            r for r in results.values()
+            if (r.group, r.method, r.config) == (group, method, defaults.BASE) and r.taps
+        ]  # fmt: skip
+        if not trials:
+            continue
+        lines = [
+            "| tap | α | valid | α·∇L_fd share | α·∇L_exch share | ‖F_s−B_s‖ | ‖F_s−F_t‖ | "
+            "‖B_s−B_t‖ | own models: F, B | of it drift: F, B |",
+            "|---|---|---|---|---|---|---|---|---|---|",
+        ]
+        lines += [_tap_line(tap, trials) for tap in trials[0].taps]
+        title = f"{group.capitalize()}, {method}, base: taps (mean of {len(trials)} trials)"
+        parts += [f"<details><summary>{title}</summary>\n\n" + "\n".join(lines) + "\n\n</details>"]
+    return parts
+
+
+def _tap_line(tap: str, trials: Sequence[TrialResult]) -> str:
+    entries = [trial.taps[tap] for trial in trials]
+
+    def mean(name: str) -> float:
+        return math.fsum(getattr(entry, name) for entry in entries) / len(entries)
+
+    def share(name: str) -> str:
+        ratios = [
+            entry.alpha * value / entry.seg_gradient
+            for entry in entries
+            if (value := getattr(entry, name)) is not None and entry.seg_gradient > 0
+        ]
+        return f"{math.fsum(ratios) / len(ratios):.3f}" if ratios else "–"
+
+    distances = " | ".join(
+        f"{mean(name):.3g}" for name in ("within", "shift_foreground", "shift_background")
+    )
+    apart, drift = (
+        f"{mean(f'{name}_foreground'):.3g}, {mean(f'{name}_background'):.3g}"
+        for name in ("apart", "drift")
+    )
+    return (
+        f"| {tap} | {mean('alpha'):.4f} | {100 * mean('valid'):.0f} % | {share('fd_gradient')} | "
+        f"{share('exch_gradient')} | {distances} | {apart} | {drift} |"
+    )
+
+
+def _percent(value: float | None, *, sign: str = "") -> str:
+    return "–" if value is None else f"{100 * value:{sign}.1f}"
+
+
+def _with_sd(value: float | None, sd: float | None, *, sign: str = "") -> str:
+    return _percent(value, sign=sign) + ("" if sd is None else f" ± {100 * sd:.1f}")
