@@ -12,7 +12,7 @@ import json
 import math
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -54,10 +54,43 @@ class MethodPlan(Frozen):
 
     pooling: Literal["map", "sum"] = "map"
     mask_pooling: Literal["max", "dual_max"] = "max"
-    bound: Literal["none", "normalise"] = "none"
+    bound: Literal["none", "normalise", "cap"] = "none"
+    """What keeps the loss from falling without end: prototypes of length 1, or a largest distance
+    that counts."""
     form: Literal["paper", "ratio", "gap"] = "paper"
     """Cross-site term: Eq. 4, or one of the two that penalise a shift between sites."""
     eps: float = Field(default=1e-6, gt=0)
+
+    @property
+    def exchange_bound(self) -> Literal["none", "cap"]:
+        """The bound of the cross-site term on the prototypes that arrive: a site that normalises
+        them has done so before it sends."""
+        return "cap" if self.bound == "cap" else "none"
+
+
+_PRESETS: Final[dict[str, dict[str, Frozen]]] = {
+    "paper": {
+        "method": MethodPlan(pooling="sum", mask_pooling="max", bound="none", form="paper"),
+        "alpha": AlphaPlan(mode="paper"),
+    },
+    "fdfed": {"method": MethodPlan(), "alpha": AlphaPlan()},
+}
+
+
+def preset(name: str) -> dict[str, dict[str, Any]]:
+    """The `method` and `alpha` tables of a `[run]` table, whole, by the name of a preset.
+
+    `paper`: Definition 1 (sums over pixels), Eq. 1 and Eq. 4 without a bound, and α learned by
+    gradient descent on α L and clipped to [0, 1]. `fdfed`: the defaults. Neither says which loss
+    or strategy is trained. A `[run]` table takes one by `preset = "paper"`, and what it says
+    itself comes first.
+
+    Raises:
+        InvalidInput: for any other name.
+    """
+    if name not in _PRESETS:
+        raise InvalidInput(f"the preset {name} is not known; use one of: {', '.join(_PRESETS)}")
+    return {table: values.model_dump(mode="json") for table, values in _PRESETS[name].items()}
 
 
 class SplitPlan(Frozen):
@@ -146,6 +179,18 @@ class RunPlan(Frozen):
     round_deadline_seconds: float = Field(default=3600.0, gt=0)
     min_count: int = Field(default=3, ge=1)
     """A site reports aggregates over at least this many images; below it, it reports none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_preset(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "preset" not in values:
+            return values
+        said = {key: value for key, value in values.items() if key != "preset"}
+        for table, filled in preset(str(values["preset"])).items():
+            own = said.get(table, {})
+            # Anything but a table is left for its own check to refuse.
+            said[table] = filled | own if isinstance(own, dict) else own
+        return said
 
     @model_validator(mode="after")
     def _check(self) -> RunPlan:

@@ -102,7 +102,7 @@ def batch_prototypes(
     background: Float[Tensor, "batch channels"],
     valid: Bool[Tensor, " batch"],
     *,
-    bound: Literal["none", "normalise"] = "none",
+    bound: Literal["none", "normalise", "cap"] = "none",
 ) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"], Bool[Tensor, ""]]:
     """The means of a batch's prototypes over its valid images, and whether there is one.
 
@@ -111,7 +111,8 @@ def batch_prototypes(
 
     Args:
         bound: `normalise` scales each image's prototypes to length 1 before the mean, as
-            `feature_discrepancy_loss` with the same bound does.
+            `feature_discrepancy_loss` with the same bound does. `cap` bounds distances, not
+            prototypes, and changes nothing here.
     """
     if bound == "normalise":
         foreground, background = unit_vectors(foreground), unit_vectors(background)

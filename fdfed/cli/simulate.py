@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fdfed.config import RunPlan, parse, read_toml
+from fdfed.config import RunPlan, parse, preset, read_toml
 
 
 def simulate(
@@ -23,14 +23,16 @@ def simulate(
     strategy: Annotated[
         str | None, typer.Option(help="fdfed, fedavg, fedprox, fedbn, local or pooled.")
     ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="paper: the published equations to the letter; fdfed: our defaults."),
+    ] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of the federation.")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps per round and site.")] = None,
     size: Annotated[int | None, typer.Option(help="Images are resized to SIZE × SIZE px.")] = None,
     crop: Annotated[
         int | None,
-        typer.Option(
-            help="Train on random CROP × CROP px at native resolution; without --size."
-        ),
+        typer.Option(help="Train on random CROP × CROP px at native resolution; without --size."),
     ] = None,
     width: Annotated[
         int | None, typer.Option(help="Channels of the network's first level; default 32.")
@@ -74,7 +76,8 @@ def simulate(
         "seed": seed,
         "precision": precision,
     }
-    plan = _plan(config, {key: value for key, value in given.items() if value is not None})
+    options = {key: value for key, value in given.items() if value is not None}
+    plan = _plan(config, (preset(method) if method else {}) | options)
 
     # Slow to import; --help must not wait for them.
     import torch

@@ -180,7 +180,10 @@ def _gradients(
         exch = None
         if plan.effective_loss == "fd+exch":
             F, B, valid = (torch.stack(column) for column in zip(*means[tap], strict=True))
-            exch = _norm(exchange_loss(F, B, valid, form=method.form, eps=method.eps), weights)
+            loss = exchange_loss(
+                F, B, valid, form=method.form, bound=method.exchange_bound, eps=method.eps
+            )
+            exch = _norm(loss, weights)
         norms[tap] = _Gradients(seg_norm, _norm(torch.stack(fd[tap]).sum(), weights), exch)
     # The forward passes moved the running statistics.
     network.load_state_dict(before)

@@ -113,7 +113,7 @@ class Strategy:
         """L_exch of every tap and its cotangents, for the sites of one step (Eq. 4)."""
         method = self.plan.method
         return cross_site_terms(
-            layout, vectors, valid, form=method.form, bound="none", eps=method.eps
+            layout, vectors, valid, form=method.form, bound=method.exchange_bound, eps=method.eps
         )
 
     def configure_train(

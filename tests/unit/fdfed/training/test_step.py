@@ -167,3 +167,50 @@ def test_a_frame_holds_batch_means_alone(plan: RunPlan, batch: Any, dropping: An
         F, B, _ = batch_prototypes(*masked_prototypes(taps[name], batch[1]))
         np.testing.assert_allclose(exchange.frames[0].vector[fore], F.detach().numpy())
         np.testing.assert_allclose(exchange.frames[0].vector[back], B.detach().numpy())
+
+
+@pytest.mark.parametrize("bound", ["none", "normalise", "cap"])
+def test_the_feature_terms_take_the_bound_of_the_plan(
+    plan: RunPlan, batch: Any, scripted: Any, reply: Any, bound: str
+) -> None:
+    bounded = plan.model_copy(update={"method": plan.method.model_copy(update={"bound": bound})})
+    network = initial_network(plan).train()
+    # Features this large put every distance beyond the cap.
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(3)
+    exchange = scripted(reply)
+    remote = RemoteTerm(exchange=exchange, key=KEY, scale=1.0)
+    losses = step_losses(network, *batch, plan=bounded, alpha=np.ones(9), remote=remote)
+    _, taps = network.forward_with_taps(batch[0])
+    for index, features in enumerate(taps.values()):
+        F, B, valid = masked_prototypes(features, batch[1])
+        expected = feature_discrepancy_loss(F, B, valid, bound=bound)
+        torch.testing.assert_close(losses.fd[index], expected)
+    sent = exchange.frames[0].vector
+    for name, fore, _ in layout_of(network).spans():
+        F, _, _ = batch_prototypes(*masked_prototypes(taps[name], batch[1]), bound=bound)
+        np.testing.assert_allclose(sent[fore], F.detach().numpy())
+
+
+def test_beyond_the_cap_a_tap_no_longer_pulls(plan: RunPlan, images: Any) -> None:
+    capped = plan.model_copy(update={"method": plan.method.model_copy(update={"bound": "cap"})})
+
+    class Scaled(type(initial_network(plan))):  # type: ignore[misc]
+        def _forward_with_taps(self, image: torch.Tensor) -> Any:
+            logits, taps = super()._forward_with_taps(image)
+            return logits, {name: 1e3 * features for name, features in taps.items()}
+
+    network = initial_network(plan).train()
+    network.__class__ = Scaled
+    image, mask = images(torch.float64).training_batch(0)
+    gradients = []
+    for alpha in (None, np.ones(9)):
+        network.zero_grad()
+        losses = step_losses(network, image, mask, plan=capped, alpha=alpha, remote=None)
+        losses.objective.backward()
+        gradients.append([p.grad.clone() for p in network.parameters()])
+    # D > 4 at every tap: the value is -log(4 + ε), worked from the definition, and the slope zero.
+    torch.testing.assert_close(losses.fd, torch.full((9,), -np.log(4 + 1e-6)).double())
+    for of_seg, of_all in zip(*gradients, strict=True):
+        torch.testing.assert_close(of_all, of_seg)

@@ -1,0 +1,59 @@
+"""The run plan: presets of the method."""
+
+from __future__ import annotations
+
+import pytest
+
+from fdfed.config import AlphaPlan, MethodPlan, RunPlan, parse, preset
+from fdfed.errors import InvalidInput
+
+
+def run_plan(**values: object) -> RunPlan:
+    return parse(RunPlan, values, source="the test")
+
+
+def test_the_preset_paper_is_the_published_equations_to_the_letter() -> None:
+    plan = run_plan(preset="paper")
+    assert plan.method == MethodPlan(
+        pooling="sum", mask_pooling="max", bound="none", form="paper", eps=1e-6
+    )
+    assert plan.alpha.mode == "paper"
+
+
+def test_the_preset_fdfed_is_the_defaults() -> None:
+    plan = run_plan(preset="fdfed")
+    assert plan == RunPlan()
+    assert (plan.method, plan.alpha) == (MethodPlan(), AlphaPlan())
+
+
+def test_what_a_table_says_itself_comes_before_its_preset() -> None:
+    plan = run_plan(preset="paper", method={"bound": "cap"}, alpha={"rate": 0.1})
+    assert (plan.method.pooling, plan.method.bound) == ("sum", "cap")
+    assert (plan.alpha.mode, plan.alpha.rate) == ("paper", 0.1)
+
+
+def test_a_preset_chooses_neither_loss_nor_strategy() -> None:
+    assert set(preset("paper")) == {"method", "alpha"}
+    assert run_plan(preset="paper", strategy="fedavg").effective_loss == "seg"
+
+
+def test_a_plan_made_from_a_preset_is_the_same_plan_as_one_written_out() -> None:
+    plan = run_plan(preset="paper")
+    assert plan == run_plan(**preset("paper"))
+    assert RunPlan.from_json(plan.to_json()).digest == plan.digest
+    assert "preset" not in plan.to_json()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"preset": "papier"}, "preset papier is not known; use one of: paper, fdfed"),
+        ({"preset": "paper", "method": {"poling": "map"}}, "method.poling"),
+        ({"preset": "paper", "method": 3}, "method"),
+    ],
+)
+def test_an_unknown_preset_or_key_beside_one_is_named(
+    values: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        run_plan(**values)
