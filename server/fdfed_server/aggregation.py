@@ -33,7 +33,9 @@ class WeightedAverage:
 
     def __init__(self, reference: Mapping[str, NDArray[Any]], *, measured: frozenset[str]) -> None:
         self._reference = reference
-        self._measured = measured
+        # Sorted, so that the drift has the same bits whatever order the tensors come in: a resumed
+        # run reads them in the order of a file.
+        self._measured = sorted(measured)
         self._sums: dict[str, NDArray[np.float64]] = {}
         self._examples = 0
         self._square_moves = 0.0
@@ -62,16 +64,13 @@ class WeightedAverage:
 
     def fold(self, weights: Mapping[str, NDArray[Any]], *, num_examples: int) -> float:
         """Adds one site's checked weights; returns how far the site moved, ‖W_s − W‖₂."""
-        square_move = 0.0
-        for name, own in self._reference.items():
-            value = weights[name]
-            term = value.astype(np.float64) * num_examples
+        for name in self._reference:
+            term = weights[name].astype(np.float64) * num_examples
             if name in self._sums:
                 self._sums[name] += term
             else:
                 self._sums[name] = term
-            if name in self._measured:
-                square_move += float(np.square(value.astype(np.float64) - own).sum())
+        square_move = self._square_distance(weights)
         self._examples += num_examples
         self._square_moves += num_examples * square_move
         return float(np.sqrt(square_move))
@@ -98,8 +97,12 @@ class WeightedAverage:
         when every site made the same update; with one gradient step a round it is the spread of
         the sites' gradients times the learning rate.
         """
-        mean_move = sum(
-            float(np.square(average[name].astype(np.float64) - self._reference[name]).sum())
+        mean_move = self._square_distance(average)
+        return float(np.sqrt(max(0.0, self._square_moves / self._examples - mean_move)))
+
+    def _square_distance(self, weights: Mapping[str, NDArray[Any]]) -> float:
+        """‖weights − W‖² over the measured tensors."""
+        return sum(
+            float(np.square(weights[name].astype(np.float64) - self._reference[name]).sum())
             for name in self._measured
         )
-        return float(np.sqrt(max(0.0, self._square_moves / self._examples - mean_move)))

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from fdfed.atomic_file import replacing, write_text
 from fdfed.config import RunPlan
@@ -136,8 +136,8 @@ def load_state(folder: Path) -> RunState | None:
         raise
     except (ValueError, RecursionError, KeyError, OSError, safetensors.SafetensorError) as err:
         raise InvalidInput(
-            f"{folder} holds a damaged run state ({type(err).__name__}: {err}). Restore it from a "
-            "backup, or start a new run with another --state folder."
+            f"{folder} holds a damaged run state ({_finding(err)}). Restore it from a backup, or "
+            "start a new run with another folder (--state of a coordinator, --out of a simulation)."
         ) from err
     return RunState(
         plan=document.plan,
@@ -195,6 +195,13 @@ def _load_model(path: Path) -> GlobalModel:
         alpha=tensors["alpha"],
         target=tensors.get("target"),
     )
+
+
+def _finding(err: Exception) -> str:
+    if not isinstance(err, ValidationError):
+        return f"{type(err).__name__}: {err}"
+    first = err.errors()[0]
+    return f"{_STATE}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
 
 
 def _check_format(path: Path, document: Any) -> None:

@@ -48,6 +48,23 @@ def test_the_drift_is_the_spread_of_the_sites_around_their_mean() -> None:
     assert average.drift(average.result()) == pytest.approx(5.0)
 
 
+def test_the_order_of_the_tensors_changes_no_bit_of_the_drift() -> None:
+    rng = np.random.default_rng(0)
+    names = [f"w{n}" for n in range(40)]
+    start, moved, also = (
+        {n: rng.normal(size=7).astype(np.float32) * 10 ** (i % 5) for i, n in enumerate(names)}
+        for _ in range(3)
+    )
+
+    def drifts(order: list[str]) -> tuple[float, float, float]:
+        reference = {name: start[name] for name in order}
+        average = WeightedAverage(reference, measured=frozenset(names))
+        moves = [average.fold(update, num_examples=n) for update, n in ((moved, 3), (also, 5))]
+        return *moves, average.drift(average.result())
+
+    assert drifts(names) == drifts(names[::-1]) == drifts(sorted(names))
+
+
 def test_equal_updates_have_no_drift() -> None:
     average = WeightedAverage(REFERENCE, measured=TRAINED)
     for examples in (1, 2, 5):
