@@ -23,7 +23,7 @@ check: $(READY) ## static checks: format, lint, types, import contracts
 
 shapes: $(READY) ## the unit tests again, with every annotated tensor shape checked
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/unit -m "not bad_input" \
-	    -p jaxtyping --jaxtyping-packages=fdfed,beartype.beartype
+	    --jaxtyping-packages=fdfed,beartype.beartype
 
 format: $(READY)
 	$(BIN)/ruff format .

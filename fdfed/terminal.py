@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import click
 import typer
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.table import Table
 
 from fdfed.errors import EXIT_DONE, EXIT_INTERRUPTED, FdfedError
@@ -44,10 +45,18 @@ def run_command(app: typer.Typer) -> int:
     return code if isinstance(code, int) else EXIT_DONE
 
 
-def configure_logging(log_format: LogFormat, *, quiet: bool = False) -> None:
-    """Sends our log to standard error, a line an event; JSON for machines, text for people."""
-    handler = logging.StreamHandler(sys.stderr)
-    if log_format == "json":
+def configure_logging(
+    log_format: LogFormat, *, quiet: bool = False, console: Console | None = None
+) -> None:
+    """Sends our log to standard error, a line an event; JSON for machines, text for people.
+
+    Args:
+        console: a terminal that shows progress bars; lines of the log then appear above them.
+    """
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    if console is not None:
+        handler = RichHandler(console=console, show_path=False)
+    elif log_format == "json":
         handler.setFormatter(_JsonFormatter())
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))

@@ -21,7 +21,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -156,7 +156,7 @@ class Prepare:
         return _record("prepare", {"plan": self.plan.to_json(), "run_id": self.run_id})
 
     @classmethod
-    def from_record(cls, record: RecordDict) -> Self:
+    def from_record(cls, record: RecordDict) -> Prepare:
         reader = _Reader(record, "prepare", ("plan", "run_id"))
         return cls(plan=reader.plan(), run_id=reader.run_id())
 
@@ -179,7 +179,7 @@ class Prepared:
         return _record("prepared", {"site": self.site, **{n: getattr(self, n) for n in names}})
 
     @classmethod
-    def from_record(cls, record: RecordDict) -> Self:
+    def from_record(cls, record: RecordDict) -> Prepared:
         counts = ("num_train", "num_validation", "num_test", "num_empty")
         reader = _Reader(record, "prepared", ("site", "phantoms", "version", *counts))
         return cls(
@@ -220,7 +220,7 @@ class TrainInstruction:
         return _record("train", header, vectors=vectors, weights=self.weights)
 
     @classmethod
-    def from_record(cls, record: RecordDict) -> Self:
+    def from_record(cls, record: RecordDict) -> TrainInstruction:
         reader = _Reader(record, "train", ("plan", "run_id", "tensors", *_TRAIN_SCALARS))
         plan = reader.plan()
         return cls(
@@ -277,7 +277,7 @@ class TrainResult:
         return _record("trained", header | stats, vectors=vectors, weights=self.weights)
 
     @classmethod
-    def from_record(cls, record: RecordDict) -> Self:
+    def from_record(cls, record: RecordDict) -> TrainResult:
         stats = [f"exchange_{name}" for name in _STATS]
         reader = _Reader(record, "trained", ("tensors", *_RESULT_SCALARS, *stats))
         return cls(
@@ -347,7 +347,7 @@ class EvaluateInstruction:
         return _record("evaluate", header, weights=self.weights)
 
     @classmethod
-    def from_record(cls, record: RecordDict) -> Self:
+    def from_record(cls, record: RecordDict) -> EvaluateInstruction:
         reader = _Reader(record, "evaluate", ("plan", "run_id", "server_round", "part", "tensors"))
         plan = reader.plan()
         return cls(
@@ -384,7 +384,7 @@ class EvaluateResult:
         return _record("evaluated", header, vectors=vectors)
 
     @classmethod
-    def from_record(cls, record: RecordDict) -> Self:
+    def from_record(cls, record: RecordDict) -> EvaluateResult:
         reader = _Reader(record, "evaluated", ("run_id", "server_round", "part", "withheld"))
         withheld = reader.flag("withheld")
         return cls(

@@ -83,7 +83,7 @@ def simulate(
     import torch
     from rich.console import Console
 
-    from fdfed.cli.progress import ProgressBars
+    from fdfed_server.progress import ProgressBars
     from fdfed.simulation import Progress
     from fdfed.simulation import simulate as run_simulation
     from fdfed.terminal import scores_table

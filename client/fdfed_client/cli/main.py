@@ -57,12 +57,16 @@ def agent(
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
 
     import torch
+    from rich.console import Console
 
     from fdfed.terminal import configure_logging
     from fdfed_client.agent import run_agent
     from fdfed_client.config import SiteConfig
+    from fdfed_client.progress import step_bar
 
-    configure_logging(log_format, quiet=quiet)
+    shown = Console()
+    console = shown if shown.is_terminal and log_format == "text" and not quiet else None
+    configure_logging(log_format, quiet=quiet, console=console)
     loaded = SiteConfig.load(config or _find_config(site))
     if loaded.site != site:
         raise InvalidInput(
@@ -73,7 +77,8 @@ def agent(
         loaded = loaded.model_copy(update={"device": device})
     if threads is not None:
         torch.set_num_threads(threads)
-    run_agent(loaded, data=data, phantoms=phantoms, stop=stop)
+    with step_bar(console) as on_step:
+        run_agent(loaded, data=data, phantoms=phantoms, stop=stop, on_step=on_step)
 
 
 def _find_config(site: str) -> Path:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
-
-if TYPE_CHECKING:
-    from fdfed_server.observer import Observer
 
 DEFAULT_CONFIG = Path("federation/server/federation.toml")
 
@@ -40,17 +37,23 @@ def start(
     from fdfed_server.config import FederationConfig
     from fdfed_server.coordinator import run_coordinator
     from fdfed_server.event_log import EventLog
+    from fdfed_server.progress import ProgressBars
 
     loaded = FederationConfig.load(config)
     if state is not None:
         loaded = loaded.model_copy(
             update={"server": loaded.server.model_copy(update={"state": state.resolve()})}
         )
-    configure_logging(log_format, quiet=quiet)
-    observers: list[Observer] = [EventLog()]
-    results = run_coordinator(loaded, observers=observers)
-    if not quiet and log_format == "text":
-        console = Console()
+    console = Console()
+    talks = not quiet and log_format == "text"
+    if talks and console.is_terminal:
+        configure_logging(log_format, quiet=True, console=console)
+        with ProgressBars(console) as bars:
+            results = run_coordinator(loaded, observers=[bars])
+    else:
+        configure_logging(log_format, quiet=quiet)
+        results = run_coordinator(loaded, observers=[EventLog()])
+    if talks:
         console.print(scores_table(results))
         console.print(f"Report: {loaded.server.state / 'results' / 'report.html'}", soft_wrap=True)
 

@@ -38,6 +38,8 @@ class ProgressBars(Observer):
         )
         self._rounds = self._bars.add_task("rounds", total=None, note="", visible=False)
         self._sites: dict[str, TaskID] = {}
+        self._stepping: set[str] = set()
+        self._total = 0
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -58,6 +60,7 @@ class ProgressBars(Observer):
 
     def step_done(self, site: str, server_round: int, done: int, total: int) -> None:
         """A site has made `done` steps of the round."""
+        self._stepping.add(site)
         self._bars.update(
             self._site(site), completed=done, total=total, note=f"steps of round {server_round}"
         )
@@ -65,6 +68,7 @@ class ProgressBars(Observer):
     def run_started(self, plan: RunPlan, completed_rounds: int) -> None:
         if completed_rounds:
             self._console.print(f"Resuming after round {completed_rounds} of {plan.rounds}.")
+        self._total = plan.rounds
         self._bars.update(self._rounds, total=plan.rounds, completed=completed_rounds, visible=True)
 
     def waiting_for(self, sites: Sequence[str]) -> None:
@@ -77,6 +81,13 @@ class ProgressBars(Observer):
             f"{prepared.site}: {prepared.num_train} training, {prepared.num_validation} "
             f"validation, {prepared.num_test} test{kind}"
         )
+
+    def site_answered(self, site: str, server_round: int, failure: str) -> None:
+        if site not in self._stepping:
+            note = failure or f"answered in round {server_round}"
+            self._bars.update(
+                self._site(site), completed=server_round, total=self._total, note=note
+            )
 
     def attempt_failed(self, server_round: int, attempt: int, reason: str) -> None:
         self._console.print(f"[yellow]{reason}[/yellow]", highlight=False)
