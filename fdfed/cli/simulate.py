@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fdfed.config import RunPlan, parse, preset, read_toml
+from fdfed.errors import InvalidInput
 
 
 def simulate(
@@ -46,7 +47,7 @@ def simulate(
     ] = "auto",
     threads: Annotated[
         int,
-        typer.Option(help="CPU threads per operation; results repeat bit for bit with 1."),
+        typer.Option(min=1, help="CPU threads per operation; results repeat bit for bit with 1."),
     ] = 1,
     config: Annotated[
         Path | None, typer.Option(help="TOML file with a [run] table; options override it.")
@@ -99,14 +100,26 @@ def simulate(
         progress = Progress(observer=bars, on_step=bars.step_done, on_load=bars.loaded)
         results = run_simulation(plan, data=data, out=out, device=chosen, progress=progress)
     console.print(scores_table(results))
-    console.print(f"Report: {out / 'report.html'}", soft_wrap=True)
+    console.print(f"Report: {out / 'report.html'}", soft_wrap=True, markup=False)
 
 
 def _plan(config: Path | None, given: dict[str, Any]) -> RunPlan:
     values: dict[str, Any] = {"sites": ["tnbc", "monuseg"]}
     source = "the options"
     if config is not None:
-        tables = read_toml(config)
-        values |= tables.get("run", {})
+        values |= _run_table(config)
         source = f"{config} with the options"
     return parse(RunPlan, values | given, source=source)
+
+
+def _run_table(config: Path) -> dict[str, Any]:
+    """The `[run]` table of a file, which may be a coordinator's federation.toml."""
+    tables = read_toml(config)
+    odd = sorted(set(tables) - {"run", "server"})
+    table = tables.get("run", {})
+    if odd or not isinstance(table, dict):
+        raise InvalidInput(
+            f"{config} has {', '.join(odd) or 'a run that is no table'}; the settings of a "
+            "simulation belong into its [run] table"
+        )
+    return table

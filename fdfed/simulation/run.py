@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,13 +13,14 @@ import torch
 
 from fdfed.config import RunPlan
 from fdfed.data import SiteData, open_site, pool_sites, write_phantoms
-from fdfed.errors import DataError, InvalidInput
+from fdfed.errors import DataError, FdfedError, InvalidInput
 from fdfed.evaluation.case_pictures import CaseView
 from fdfed.evaluation.metrics import ImageScore, aggregate, image_scores
 from fdfed.evaluation.report import write_report
 from fdfed.evaluation.results import RunResults, SiteResult
 from fdfed.evaluation.results_files import write_images_csv, write_results
 from fdfed.simulation.grid import Fault, InProcessGrid
+from fdfed.training.initialise import initial_network
 from fdfed.training.model_file import save_model
 from fdfed.training.site_state import SiteStore
 from fdfed_client.app import build_client_app
@@ -71,7 +73,7 @@ def simulate(
         DataError: with all findings of a site, before any training.
         InvalidInput: if `out` belongs to another run.
     """
-    _check_sites(plan)
+    _check_plan(plan)
     opened = open_sites(plan, data or _phantoms(plan, out), progress=progress)
     plan = plan.model_copy(update={"phantoms": _are_phantoms(opened)})
     return simulate_sites(plan, opened, out=out, device=device, progress=progress, faults=faults)
@@ -87,7 +89,7 @@ def simulate_sites(
     faults: Mapping[str, Fault] | None = None,
 ) -> RunResults:
     """`simulate` for images that are already open: `sites` holds those of each site of the plan."""
-    _check_sites(plan)
+    _check_plan(plan)
     runner = _Runner(plan, out, sites, device or torch.device("cpu"), progress or Progress())
     outcome = runner.run(faults or {})
     results = runner.results(outcome)
@@ -106,9 +108,20 @@ def open_sites(
     return {site: _open(plan, data, site, progress or Progress()) for site in plan.sites}
 
 
-def _check_sites(plan: RunPlan) -> None:
+def _check_plan(plan: RunPlan) -> None:
+    """Finds what is wrong with the plan before images are read, which may take long.
+
+    Raises:
+        InvalidInput: if there is no site, or the network cannot be made.
+    """
     if not plan.sites:
         raise InvalidInput("a simulation needs at least one site; name them with --sites a,b")
+    if plan.strategy == "pooled" and POOLED in plan.sites:
+        raise InvalidInput(
+            f"a site is called {POOLED}, as strategy = pooled calls all images; rename its folder"
+        )
+    with torch.device("meta"):
+        initial_network(plan)
 
 
 def _are_phantoms(opened: Mapping[str, SiteData]) -> bool:
@@ -140,11 +153,29 @@ def _open(plan: RunPlan, data: Path, site: str, progress: Progress) -> SiteData:
 
 
 def _phantoms(plan: RunPlan, out: Path) -> Path:
+    # First: another run's folder keeps its own phantoms.
+    resume(_run_folder(out), _federated(plan.model_copy(update={"phantoms": True})))
     folder = out / "phantoms"
     for site in plan.sites:
-        if not (folder / site).exists():
-            write_phantoms(folder, site, images=_PHANTOM_IMAGES, size=plan.size, seed=plan.seed)
+        write_phantoms(folder, site, images=_PHANTOM_IMAGES, size=plan.size, seed=plan.seed)
     return folder
+
+
+def _run_folder(out: Path) -> Path:
+    return out / "state" / "run"
+
+
+def _federated(plan: RunPlan) -> RunPlan:
+    """The plan that is really run: pooled training is a federation of one site that holds all
+    images and makes the steps of all sites."""
+    if plan.strategy != "pooled":
+        return plan
+    steps = plan.steps_per_round * len(plan.sites)
+    return plan.model_copy(update={"sites": (POOLED,), "steps_per_round": steps, "quorum": None})
+
+
+class _Stopped(FdfedError):
+    """The simulation ends; a site's training that is under way is of no use any more."""
 
 
 class _Runner:
@@ -163,44 +194,40 @@ class _Runner:
         self._data = data
         self._device = device
         self._progress = progress
-        self._run_plan = self._federated_plan()
+        self._stopping = threading.Event()
+        self._run_plan = _federated(plan)
         self._strategy = Strategy(self._run_plan)
         self._hub = ExchangeHub(self._strategy.cross_site_terms)
         self._sites = {name: self._site(name) for name in self._run_plan.sites}
-
-    def _federated_plan(self) -> RunPlan:
-        """The plan that is really run: pooled training is a federation of one site that holds all
-        images and makes the steps of all sites."""
-        plan = self._plan
-        if plan.strategy != "pooled":
-            return plan
-        steps = plan.steps_per_round * len(plan.sites)
-        return plan.model_copy(
-            update={"sites": (POOLED,), "steps_per_round": steps, "quorum": None}
-        )
 
     def _images(self, name: str) -> SiteData:
         return pool_sites(list(self._data.values())) if name == POOLED else self._data[name]
 
     def _site(self, name: str) -> Site:
-        images, told = self._images(name), self._progress.on_step
+        images = self._images(name)
         return Site(
             name,
             lambda _: images,
             SiteStore(self._out / "state" / "sites" / name),
             device=self._device,
             open_exchange=lambda _: InProcessExchange(self._hub, name),
-            on_step=None if told is None else lambda *step: told(name, *step),
+            on_step=lambda *step: self._step_done(name, *step),
         )
 
+    def _step_done(self, name: str, server_round: int, done: int, steps: int) -> None:
+        if self._stopping.is_set():
+            raise _Stopped(f"{name} was stopped in round {server_round}")
+        if self._progress.on_step is not None:
+            self._progress.on_step(name, server_round, done, steps)
+
     def run(self, faults: Mapping[str, Fault]) -> RunOutcome:
-        folder = self._out / "state" / "run"
+        folder = _run_folder(self._out)
         state = resume(folder, self._run_plan)
         if state is None:
             # Equal plans are equal runs here, so a plan's digest can name its run.
             state = self._strategy.initial_state(self._run_plan.digest[:32])
         apps = {name: build_client_app(site) for name, site in self._sites.items()}
-        with _closing(InProcessGrid(apps, faults=faults), self._hub) as grid:
+        with self._open(InProcessGrid(apps, faults=faults)) as grid:
             loop = RoundLoop(
                 self._strategy,
                 self._hub,
@@ -209,6 +236,17 @@ class _Runner:
                 poll_seconds=_POLL_SECONDS,
             )
             return loop.run(grid, state)
+
+    @contextlib.contextmanager
+    def _open(self, grid: InProcessGrid) -> Iterator[InProcessGrid]:
+        try:
+            yield grid
+        finally:
+            # An interrupted run must not wait until its sites have trained a whole round. The hub
+            # before the grid: it wakes whoever waits for a peer.
+            self._stopping.set()
+            self._hub.close()
+            grid.close()
 
     def results(self, outcome: RunOutcome) -> RunResults:
         results = results_of(outcome, transport="in one process")
@@ -244,11 +282,11 @@ class _Runner:
         cases = [view for name in self._data for view in self._views(name)]
         write_report(out / "report.html", results, cases=cases, per_image=rows)
         if self._plan.strategy in _KEEPS_TENSORS:
-            for name, site in self._sites.items():
-                header = model_header(outcome.state, results)
-                header = header.model_copy(update={"site": name})
+            # A site that missed the test holds other weights than its best ones.
+            for name in outcome.test:
+                header = model_header(outcome.state, results, site=name)
                 path = out / "models" / f"{name}.safetensors"
-                save_model(path, site.network.state_dict(), header)
+                save_model(path, self._sites[name].network.state_dict(), header)
 
     def _scores(self, name: str) -> tuple[ImageScore, ...]:
         """The test scores of one site's images under the model that this site would use."""
@@ -261,15 +299,8 @@ class _Runner:
         return tuple(scores)
 
     def _views(self, name: str) -> list[CaseView]:
+        scores = self._scores(name)
+        if not scores:
+            return []
         site = self._sites.get(name) or self._sites[POOLED]
-        return case_views(name, site.predict("test", images=self._data[name]), self._scores(name))
-
-
-@contextlib.contextmanager
-def _closing(grid: InProcessGrid, hub: ExchangeHub) -> Iterator[InProcessGrid]:
-    try:
-        yield grid
-    finally:
-        # The hub first: it wakes whoever still waits for a peer.
-        hub.close()
-        grid.close()
+        return case_views(name, site.predict("test", images=self._data[name]), scores)

@@ -31,7 +31,7 @@ from fdfed.training.model_file import ModelHeader, SiteDice, save_model
 from fdfed.training.sharing import put_tensors_
 from fdfed.wire import EvaluateResult, Prepared
 from fdfed_server.rounds import RunOutcome
-from fdfed_server.run_state import RunState
+from fdfed_server.run_state import UNKNOWN_SCORE, RunState
 
 MODEL = "model.safetensors"
 
@@ -120,12 +120,19 @@ def save_weights(
     save_model(path, network.state_dict(), header)
 
 
-def model_header(state: RunState, results: RunResults) -> ModelHeader:
-    """What `fdfed predict` needs to use the run's model, and the aggregates that vouch for it."""
+def model_header(state: RunState, results: RunResults, *, site: str | None = None) -> ModelHeader:
+    """What `fdfed predict` needs to use the run's model, and the aggregates that vouch for it.
+
+    Args:
+        site: whose own model it is; None for the common one.
+    """
     plan = state.plan
     alpha = dict(zip(results.alpha, state.best.model.alpha.tolist(), strict=True))
     with torch.device("meta"):
         taps = initial_network(plan).tap_names
+    made_in = state.best.server_round
+    if site is not None and plan.strategy == "local":
+        made_in, _ = state.site_best.get(site, (0, UNKNOWN_SCORE))
     return ModelHeader(
         network=plan.network,
         width=plan.width,
@@ -135,11 +142,20 @@ def model_header(state: RunState, results: RunResults) -> ModelHeader:
         crop=plan.crop,
         taps=taps,
         alpha=alpha,
-        round=state.best.server_round or None,
+        site=site,
+        round=made_in or None,
         phantoms=plan.phantoms,
         dice={
-            site: SiteDice(n=entry.n_scored, mean=entry.dice, sd=entry.dice_sd or 0.0)
-            for site, entry in results.sites.items()
-            if entry.dice is not None and entry.n_scored
+            name: SiteDice(n=entry.n_scored, mean=entry.dice, sd=entry.dice_sd or 0.0)
+            for name, entry in results.sites.items()
+            if _scored(plan, name, site) and entry.dice is not None and entry.n_scored
         },
     )
+
+
+def _scored(plan: RunPlan, name: str, site: str | None) -> bool:
+    """Whether the score of site `name` is one of the model of `site` (None: the common one)."""
+    if site is None:
+        # With FedBN every site scored the common weights with its own normalisation.
+        return plan.strategy != "fedbn"
+    return name == site
