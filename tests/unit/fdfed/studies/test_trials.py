@@ -1,0 +1,191 @@
+"""A trial is scored over its plateau, survives being cut, and keeps only what is worth keeping."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fdfed.config import RunPlan
+from fdfed.data import write_phantoms
+from fdfed.errors import DataError, InvalidInput
+from fdfed.evaluation.results import RoundRecord
+from fdfed.simulation import Progress
+from fdfed.studies import Trial, TrialResult, folder_of, load_results, run_agenda, run_trial
+from fdfed_server.observer import Observer
+
+SITES = ("tnbc", "monuseg")
+
+
+def trial_of(method: str = "fd+exch", **changes: Any) -> Trial:
+    values: dict[str, Any] = {
+        "sites": SITES,
+        "width": 2,
+        "crop": 16,
+        "batch_size": 2,
+        "rounds": 5,
+        "steps_per_round": 1,
+        "strategy": "fdfed",
+        "split": {"held_out": "test", "fold": 0, "folds": 2},
+        "phantoms": True,
+    }
+    return Trial("histology", method, "base", RunPlan.model_validate(values | changes))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for site in SITES:
+        write_phantoms(folder, site, images=16, size=32)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("study")
+    run_trial(folder_of(out, trial_of()), trial_of(), data)
+    return out
+
+
+def only(out: Path) -> TrialResult:
+    (result,) = load_results(out).values()
+    return result
+
+
+def test_the_score_is_the_mean_of_the_last_fifth_over_validations_then_sites(
+    finished: Path,
+) -> None:
+    result = only(finished)
+    # Five validations, one a step: the last fifth is the last of them, the fifth before the 4th.
+    assert [steps for steps, _ in result.curve] == [1, 2, 3, 4, 5]
+    last, before = result.curve[-1][1], result.curve[-2][1]
+    assert result.site_scores == last
+    assert result.score == pytest.approx(sum(last.values()) / 2)
+    assert result.slope == pytest.approx((sum(last.values()) - sum(before.values())) / 2)
+
+
+def test_a_trial_tells_what_happens_at_every_tap(finished: Path) -> None:
+    taps = only(finished).taps
+    assert next(iter(taps)) == "Enc1"
+    for tap in taps.values():
+        assert 0 <= tap.valid <= 1
+        assert tap.exch_gradient is not None
+        assert tap.seg_gradient > 0
+        # Models that differ by one local round lie close, and not on each other.
+        assert tap.drift_foreground >= 0
+    assert any(tap.drift_foreground > 0 for tap in taps.values())
+    # Sites of different images: their prototypes differ under one model.
+    assert any(tap.shift_background > 0 for tap in taps.values())
+
+
+def test_weights_and_optimiser_states_are_removed_and_the_curve_stays(finished: Path) -> None:
+    folder = folder_of(finished, trial_of())
+    assert not (folder / "run" / "state").exists()
+    assert (folder / "run" / "results.json").exists()
+    assert json.loads((folder / "trial.json").read_text())["method"] == "fd+exch"
+
+
+def test_a_finished_trial_is_not_run_again(finished: Path, tmp_path: Path) -> None:
+    # A folder without data would be an error if anything were opened.
+    run_trial(folder_of(finished, trial_of()), trial_of(), tmp_path / "no data")
+
+
+class CutAfter(Observer):
+    """Interrupts a run once it has `rounds` rounds."""
+
+    def __init__(self, rounds: int) -> None:
+        self.rounds = rounds
+
+    def round_finished(self, record: RoundRecord) -> None:
+        if record.round == self.rounds:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("rounds", [1, 3, 5])
+def test_a_trial_that_was_cut_ends_as_one_that_was_not(
+    rounds: int, data: Path, finished: Path, tmp_path: Path
+) -> None:
+    trial = trial_of()
+    folder = folder_of(tmp_path, trial)
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(folder, trial, data, progress=Progress(observer=CutAfter(rounds)))
+    assert not load_results(tmp_path)
+    run_trial(folder, trial, data)
+    again, whole = only(tmp_path), only(finished)
+    assert replace(again, seconds=0.0) == replace(whole, seconds=0.0)
+
+
+def test_a_trial_that_would_open_test_images_is_refused(data: Path, tmp_path: Path) -> None:
+    trial = trial_of(split={"held_out": "test"})
+    with pytest.raises(DataError, match="must be given a fold"):
+        run_trial(tmp_path, trial, data)
+
+
+def test_pooled_training_is_scored_on_the_pooled_folds(data: Path, tmp_path: Path) -> None:
+    trial = trial_of("pooled", strategy="pooled")
+    run_trial(folder_of(tmp_path, trial), trial, data)
+    assert list(only(tmp_path).site_scores) == ["pooled"]
+    assert only(tmp_path).taps == {}
+
+
+class Listening:
+    def __init__(self) -> None:
+        self.scores: list[float | None] = []
+
+    def looked(self, *_: object) -> None:
+        pass
+
+    def finished(self, _: Trial, result: TrialResult) -> None:
+        self.scores.append(result.score)
+
+
+@pytest.mark.slow
+def test_an_agenda_is_run_in_processes_and_stops_where_it_is_told(
+    data: Path, finished: Path, tmp_path: Path
+) -> None:
+    listening = Listening()
+    trials = [trial_of(), trial_of("fedavg", strategy="fedavg", rounds=2)]
+
+    def go(agenda: list[Trial], seconds: float) -> bool:
+        return run_agenda(
+            lambda _: agenda,
+            data=data,
+            out=tmp_path,
+            workers=2,
+            stop_after_seconds=seconds,
+            watcher=listening,
+        )
+
+    assert go(trials[:1], 60.0)
+    # The process computes what this one did, bit for bit.
+    assert listening.scores == [only(finished).score]
+    assert not go(trials, 0.0)
+    assert len(load_results(tmp_path)) == 1
+
+
+def test_two_studies_do_not_work_in_one_folder(data: Path, tmp_path: Path) -> None:
+    class Nested(Listening):
+        def looked(self, *_: object) -> None:
+            with pytest.raises(InvalidInput, match="another study"):
+                run_agenda(
+                    lambda _: [],
+                    data=data,
+                    out=tmp_path,
+                    workers=1,
+                    stop_after_seconds=0,
+                    watcher=self,
+                )
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_agenda(
+            lambda _: [trial_of()],
+            data=data,
+            out=tmp_path,
+            workers=1,
+            stop_after_seconds=60,
+            watcher=Nested(),
+        )
