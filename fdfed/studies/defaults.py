@@ -50,15 +50,30 @@ SITES: Final = ("tnbc", "monuseg", "busbra", "busuclm")
 """The development sites."""
 
 COMMON: Final[Changes] = {
+    "network": "unet",
     "width": 16,
-    "batch_size": 8,
+    "norm": "batch",
+    "in_channels": 3,
+    "augment": True,
+    "precision": "amp",
     "rounds": 40,
     "steps_per_round": 20,
     "evaluate_every": 2,
+    "batch_size": 8,
+    "optimizer": "adamw",
     "learning_rate": 1e-3,
-    "precision": "amp",
+    "weight_decay": 1e-4,
+    "method": {
+        "pooling": "map",
+        "mask_pooling": "max",
+        "bound": "none",
+        "form": "paper",
+        "eps": 1e-6,
+    },
+    "alpha": {"mode": "dual", "maximum": 0.01, "rate": 0.004, "margin": 0.5, "value": 0.01},
 }
-"""800 steps at each site; 23 rounds of phase 1 and 17 of phase 2."""
+"""800 steps at each site; 23 rounds of phase 1 and 17 of phase 2. Everything that matters is said
+here, so that a trial stays what it was when a default of the library changes."""
 
 METHODS: Final[Mapping[str, Changes]] = {
     "fedavg": {"strategy": "fedavg", "loss": "seg"},

@@ -20,7 +20,7 @@ from fdfed.data import SiteData
 from fdfed.losses import exchange_loss, feature_discrepancy_loss, segmentation_loss
 from fdfed.networks import SegmentationNetwork
 from fdfed.prototypes import batch_prototypes, masked_prototypes
-from fdfed.training.initialise import initial_network
+from fdfed.training.initialise import initial_auxiliary, initial_network
 from fdfed.training.local_round import LocalRound, train_round_
 from fdfed.training.sharing import put_tensors_
 from fdfed.training.site_state import SiteStore
@@ -108,10 +108,13 @@ def _after_local_round(
         run_id=state.run_id,
         server_round=state.completed_rounds + 1,
         attempt=1,
-        alpha=None if plan.effective_loss == "seg" else state.model.alpha,
+        alpha=state.model.alpha if plan.has_discrepancy else None,
     )
+    auxiliary = initial_auxiliary(plan, network)
+    if auxiliary is not None and record is not None:
+        auxiliary.load_state_dict(record.part("auxiliary"))
     optimizer = record.part("optimizer") if record is not None else None
-    train_round_(network, site, request, optimizer_state=optimizer)
+    train_round_(network, site, request, auxiliary=auxiliary, optimizer_state=optimizer)
     return network
 
 

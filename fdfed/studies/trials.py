@@ -1,12 +1,13 @@
 """One trial of a study: a run plan, trained once, its validation curve and diagnostics kept.
 
-A trial lives in `OUT/trials/<digest of its plan>/`. `result.json` is written last and in one move,
-so a trial is either complete or not there; one that was cut goes on after its last complete round.
-Results are never deleted, also those of losers.
+A trial lives in `OUT/trials/<digest of what its plan says>/`. `result.json` is written last and in
+one move, so a trial is either complete or not there; one that was cut goes on after its last
+complete round. Results are never deleted, also those of losers.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,8 +42,12 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """The trial's folder: equal plans are one trial, however often a study asks for it."""
-        return self.plan.digest[:16]
+        """The trial's folder: a digest of what the study says explicitly in the plan. Equal trials
+        are one, however often a study asks for them, and keep their name when a later version
+        adds a setting to the plan."""
+        said = self.plan.model_dump(mode="json", exclude_unset=True)
+        text = json.dumps(said, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def replicate(self) -> tuple[int, int]:

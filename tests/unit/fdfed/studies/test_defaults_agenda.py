@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 from collections.abc import Mapping
 
 import pytest
 
+from fdfed.config import RunPlan
 from fdfed.studies import Trial, TrialResult, defaults
 from fdfed.studies.held_out import DRAW
 
@@ -118,3 +120,21 @@ def test_a_diverged_trial_counts_and_loses() -> None:
     }
     second = defaults.stages(results)["histology second fold"]
     assert "lr=3e-3" not in {trial.config for trial in second}
+
+
+def test_the_study_does_not_lean_on_defaults_that_it_may_change() -> None:
+    said = defaults.trial(defaults.HISTOLOGY, "fd", "base", fold=0).plan.model_dump(
+        exclude_unset=True
+    )
+    for table in ("method", "alpha"):
+        assert set(said[table]) == set(RunPlan().model_dump()[table])
+    # Settings added since belong to methods that are not compared here.
+    assert set(said) == {*defaults.COMMON, "sites", "crop", "strategy", "loss", "split", "seed"}
+
+
+def test_trials_have_names_of_their_own_that_survive_pickling() -> None:
+    asked = defaults.agenda({})
+    kinds = {(t.group, t.method, t.config, t.replicate) for t in asked}
+    assert len({trial.name for trial in asked}) == len(kinds)
+    for trial in asked[:5]:
+        assert pickle.loads(pickle.dumps(trial)).name == trial.name  # noqa: S301
