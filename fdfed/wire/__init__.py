@@ -1,0 +1,37 @@
+"""Every Flower record that crosses between coordinator and site: one frozen dataclass a message.
+
+The only folder of `fdfed` that imports Flower. `to_record` builds a `RecordDict`; `from_record`
+treats its input as a stranger's: the format version, the exact keys, types, ranges, dtypes and
+finiteness are checked before any value is used, and whatever does not fit is a `WireError`.
+No key string and no Flower record is built anywhere else.
+
+A record holds at most three parts:
+
+    "fdfed"    ConfigRecord   format, kind, and the message's scalars and texts
+    "vectors"  ArrayRecord    small float64 arrays, one entry a tap
+    "weights"  ArrayRecord    one array: the tensors of the network, packed; the header lists them
+"""
+
+from fdfed.wire.messages import (
+    EvaluateInstruction,
+    EvaluateResult,
+    Prepare,
+    Prepared,
+    TrainInstruction,
+    TrainResult,
+)
+from fdfed.wire.record import FORMAT, Part, footprint
+from fdfed.wire.weights import Weights
+
+__all__ = [
+    "FORMAT",
+    "EvaluateInstruction",
+    "EvaluateResult",
+    "Part",
+    "Prepare",
+    "Prepared",
+    "TrainInstruction",
+    "TrainResult",
+    "Weights",
+    "footprint",
+]

@@ -1,0 +1,267 @@
+"""The messages: one frozen dataclass each, with its way into a record and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import numpy as np
+from flwr.app import RecordDict
+from numpy.typing import NDArray
+
+from fdfed.config import RunPlan
+from fdfed.evaluation.metrics import Aggregate
+from fdfed.exchange import ExchangeStats
+from fdfed.wire.record import MAX_EXAMPLES, Part, Reader, as_vector, build_record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepare:
+    """Coordinator → site: this is the plan; say what you have for it."""
+
+    plan: RunPlan
+    run_id: str
+
+    def to_record(self) -> RecordDict:
+        return build_record("prepare", {"plan": self.plan.to_json(), "run_id": self.run_id})
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> Prepare:
+        reader = Reader(record, "prepare", ("plan", "run_id"))
+        return cls(plan=reader.plan(), run_id=reader.run_id())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Site → coordinator: counts alone; nothing about any one image."""
+
+    site: str
+    num_train: int
+    num_validation: int
+    num_test: int
+    num_empty: int
+    """Images whose annotation is empty (normals), over all parts."""
+    phantoms: bool
+    version: str
+
+    def to_record(self) -> RecordDict:
+        names = ("num_train", "num_validation", "num_test", "num_empty", "phantoms", "version")
+        return build_record("prepared", {"site": self.site, **{n: getattr(self, n) for n in names}})
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> Prepared:
+        counts = ("num_train", "num_validation", "num_test", "num_empty")
+        reader = Reader(record, "prepared", ("site", "phantoms", "version", *counts))
+        return cls(
+            site=reader.text("site"),
+            phantoms=reader.flag("phantoms"),
+            version=reader.text("version"),
+            **{name: reader.integer(name, 0, MAX_EXAMPLES) for name in counts},
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainInstruction:
+    """Coordinator → site: train one round from these weights with this α."""
+
+    plan: RunPlan
+    run_id: str
+    server_round: int
+    attempt: int
+    phase: Literal[1, 2]
+    total_examples: int
+    """N: training images of all sites that were asked this round; a site's cotangents count
+    N / n_s, because the aggregation weights sites by n_s / N."""
+    best_round: int
+    """The round whose weights were the best by validation so far, 0 before any: the site keeps
+    what it needs to go back there."""
+    alpha: NDArray[np.float64]
+    """One weight a tap, in the network's tap order."""
+    target: NDArray[np.float64] | None
+    """c of the dual update, one a tap; None before it is known, NaN at a tap never measured."""
+    weights: Mapping[str, NDArray[Any]]
+
+    def to_record(self) -> RecordDict:
+        vectors = {"alpha": self.alpha}
+        if self.target is not None:
+            vectors["target"] = self.target
+        scalars = {name: getattr(self, name) for name in _TRAIN_SCALARS}
+        header = {"plan": self.plan.to_json(), "run_id": self.run_id, **scalars}
+        return build_record("train", header, vectors=vectors, weights=self.weights)
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> TrainInstruction:
+        reader = Reader(record, "train", ("plan", "run_id", "tensors", *_TRAIN_SCALARS))
+        plan = reader.plan()
+        return cls(
+            plan=plan,
+            run_id=reader.run_id(),
+            server_round=reader.integer("server_round", 1, plan.rounds),
+            attempt=reader.integer("attempt", 1, 1_000_000),
+            phase=reader.phase(),
+            total_examples=reader.integer("total_examples", 1, MAX_EXAMPLES),
+            best_round=reader.integer("best_round", 0, plan.rounds),
+            alpha=reader.vector("alpha"),
+            target=reader.vector("target", may_be_nan=True)
+            if reader.has_vector("target")
+            else None,
+            weights=reader.weights(),
+        )
+
+
+_TRAIN_SCALARS: Final = (
+    "server_round",
+    "attempt",
+    "phase",
+    "total_examples",
+    "best_round",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """Site → coordinator: the weights after a round, its α proposal, and means over its steps."""
+
+    run_id: str
+    server_round: int
+    attempt: int
+    num_examples: int
+    loss_seg: float
+    """Mean of L_seg over the round's steps."""
+    seconds: float
+    alpha: NDArray[np.float64]
+    """The proposed α, not clipped, one a tap."""
+    fd: NDArray[np.float64]
+    """Mean of L_fd over the round's steps, one a tap; NaN where no image was valid."""
+    exch: NDArray[np.float64]
+    """Mean of the global L_fd^exch over the round's answered steps, one a tap; NaN where none."""
+    valid: NDArray[np.float64]
+    """Share of the round's steps in which the tap's prototypes were valid."""
+    exchange: ExchangeStats = field(default_factory=ExchangeStats)
+    weights: Mapping[str, NDArray[Any]]
+
+    def to_record(self) -> RecordDict:
+        header = {name: getattr(self, name) for name in _RESULT_SCALARS}
+        stats = {f"exchange_{name}": getattr(self.exchange, name) for name in _STATS}
+        vectors = {name: getattr(self, name) for name in _RESULT_VECTORS}
+        return build_record("trained", header | stats, vectors=vectors, weights=self.weights)
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> TrainResult:
+        stats = [f"exchange_{name}" for name in _STATS]
+        reader = Reader(record, "trained", ("tensors", *_RESULT_SCALARS, *stats))
+        return cls(
+            run_id=reader.run_id(),
+            server_round=reader.integer("server_round", 1, 10**9),
+            attempt=reader.integer("attempt", 1, 1_000_000),
+            num_examples=reader.integer("num_examples", 1, MAX_EXAMPLES),
+            loss_seg=reader.number("loss_seg"),
+            seconds=reader.number("seconds"),
+            alpha=reader.vector("alpha"),
+            fd=reader.vector("fd", may_be_nan=True),
+            exch=reader.vector("exch", may_be_nan=True),
+            valid=reader.vector("valid"),
+            exchange=ExchangeStats(
+                steps=reader.integer("exchange_steps", 0, 2**31),
+                answered=reader.integer("exchange_answered", 0, 2**31),
+                dropped=reader.integer("exchange_dropped", 0, 2**31),
+                peers_mean=reader.number("exchange_peers_mean"),
+                bytes_up=reader.integer("exchange_bytes_up", 0, 2**62),
+                bytes_down=reader.integer("exchange_bytes_down", 0, 2**62),
+                swap_ms_p50=reader.number("exchange_swap_ms_p50"),
+                swap_ms_p99=reader.number("exchange_swap_ms_p99"),
+            ),
+            weights=reader.weights(),
+        )
+
+
+_RESULT_SCALARS: Final = (
+    "run_id",
+    "server_round",
+    "attempt",
+    "num_examples",
+    "loss_seg",
+    "seconds",
+)
+_RESULT_VECTORS: Final = ("alpha", "fd", "exch", "valid")
+_STATS: Final = (
+    "steps",
+    "answered",
+    "dropped",
+    "peers_mean",
+    "bytes_up",
+    "bytes_down",
+    "swap_ms_p50",
+    "swap_ms_p99",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateInstruction:
+    """Coordinator → site: score these weights on one part of your split."""
+
+    plan: RunPlan
+    run_id: str
+    server_round: int
+    """The round that made the weights; tensors that stay at the site are taken from it too."""
+    part: Part
+    weights: Mapping[str, NDArray[Any]]
+
+    def to_record(self) -> RecordDict:
+        header = {
+            "plan": self.plan.to_json(),
+            "run_id": self.run_id,
+            "server_round": self.server_round,
+            "part": self.part,
+        }
+        return build_record("evaluate", header, weights=self.weights)
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> EvaluateInstruction:
+        reader = Reader(record, "evaluate", ("plan", "run_id", "server_round", "part", "tensors"))
+        plan = reader.plan()
+        return cls(
+            plan=plan,
+            run_id=reader.run_id(),
+            server_round=reader.integer("server_round", 0, plan.rounds),
+            part=reader.part(),
+            weights=reader.weights(),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateResult:
+    """Site → coordinator: aggregates over at least the plan's minimum count of images, or none."""
+
+    run_id: str
+    server_round: int
+    part: Part
+    dice: Aggregate | None
+    iou: Aggregate | None
+    """None when fewer than `min_count` images were scored: too few to hide one among."""
+
+    def to_record(self) -> RecordDict:
+        withheld = self.dice is None or self.iou is None
+        header = {
+            "run_id": self.run_id,
+            "server_round": self.server_round,
+            "part": self.part,
+            "withheld": withheld,
+        }
+        vectors = {}
+        if self.dice is not None and self.iou is not None:
+            vectors = {"dice": as_vector(self.dice), "iou": as_vector(self.iou)}
+        return build_record("evaluated", header, vectors=vectors)
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> EvaluateResult:
+        reader = Reader(record, "evaluated", ("run_id", "server_round", "part", "withheld"))
+        withheld = reader.flag("withheld")
+        return cls(
+            run_id=reader.run_id(),
+            server_round=reader.integer("server_round", 0, 10**9),
+            part=reader.part(),
+            dice=None if withheld else reader.aggregate("dice"),
+            iou=None if withheld else reader.aggregate("iou"),
+        )
