@@ -238,8 +238,12 @@ def trial(group: Group, method: str, config: str, *, fold: int, seed: int = 0) -
 
 
 def _plateau(group: Group) -> list[Trial]:
-    methods = ("local", "fedavg", "pooled")
-    return [trial(group, method, BASE, fold=0) for method in methods]
+    return [
+        trial(group, "local", BASE, fold=0),
+        trial(group, "fedavg", BASE, fold=0),
+        trial(group, "fedavg", "norm=group", fold=0),
+        trial(group, "pooled", BASE, fold=0),
+    ]
 
 
 def _base(group: Group, folds: Sequence[int]) -> list[Trial]:
