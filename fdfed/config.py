@@ -16,13 +16,18 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from fdfed import plugins
 from fdfed.errors import InvalidInput
 
 Model = TypeVar("Model", bound=BaseModel)
-Loss = Literal["seg", "fd", "fd+exch"]
+LossName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+-]{0,62}$")]
 StrategyName = Literal["fdfed", "fedavg", "fedprox", "fedbn", "local", "pooled"]
 AlphaMode = Literal["dual", "ramp", "paper", "fixed"]
 SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+
+LOSS_NAMES: Final = ("seg", "fd", "fd+exch", "con", "deeps")
+"""The losses that need no other package."""
+DISCREPANCY_LOSSES: Final = ("fd", "fd+exch")
 
 PHASE_1_SHARE = 100 / 175
 """Share of the rounds with α = 0: the paper trains 100 epochs without and 75 with the loss."""
@@ -145,8 +150,13 @@ class RunPlan(Frozen):
     split: SplitPlan = SplitPlan()
 
     strategy: StrategyName = "fdfed"
-    loss: Loss | None = None
-    """`None` is the strategy's own: `fd+exch` for `fdfed`, else `seg`."""
+    loss: LossName | None = None
+    """`None` is the strategy's own: `fd+exch` for `fdfed`, else `seg`. `con` (supervised pixel
+    contrast) and `deeps` (deep supervision) are added to L_seg for comparison, and so is what an
+    installed package offers under `fdfed.losses`."""
+    auxiliary_weight: float | None = Field(default=None, ge=0)
+    """λ of `con` (0.1) or of a package's loss, and η of `deeps` at the start (0.3); `None` is the
+    loss's own. Of no effect on the others."""
     proximal_mu: float = Field(default=0.01, ge=0)
     """μ of `fedprox`: the local loss gains μ/2 ‖w − w_global‖²."""
 
@@ -200,6 +210,13 @@ class RunPlan(Frozen):
             raise ValueError(
                 f"quorum = {self.quorum} can never be met by {len(self.sites)} site(s); lower it"
             )
+        known = (
+            LOSS_NAMES if self.effective_loss in LOSS_NAMES else plugins.installed("fdfed.losses")
+        )
+        if self.effective_loss not in known:
+            raise ValueError(
+                plugins.unknown("fdfed.losses", self.effective_loss, built_in=LOSS_NAMES)
+            )
         if self.strategy in ("local", "pooled") and self.effective_loss == "fd+exch":
             raise ValueError(
                 f"strategy = {self.strategy} has no peers to exchange with, so loss = fd+exch has "
@@ -208,17 +225,27 @@ class RunPlan(Frozen):
         return self
 
     @property
-    def effective_loss(self) -> Loss:
+    def effective_loss(self) -> str:
         """The loss that is trained."""
         if self.loss is not None:
             return self.loss
         return "fd+exch" if self.strategy == "fdfed" else "seg"
 
     @property
+    def has_discrepancy(self) -> bool:
+        """Whether the loss has the terms that α weighs, and with them a phase 2."""
+        return self.effective_loss in DISCREPANCY_LOSSES
+
+    @property
+    def auxiliary_loss(self) -> str | None:
+        """The loss with heads of its own that is added to L_seg in every round, if there is one."""
+        return None if self.effective_loss in ("seg", *DISCREPANCY_LOSSES) else self.effective_loss
+
+    @property
     def phase_1_rounds(self) -> int:
-        """Rounds with α = 0. All of them when the loss is `seg`; else 100/175, at least one, and at
-        least one is left for phase 2 where there are two rounds or more."""
-        if self.effective_loss == "seg":
+        """Rounds with α = 0: all of them where the loss has no discrepancy terms; else 100/175, at
+        least one, and at least one is left for phase 2 where there are two rounds or more."""
+        if not self.has_discrepancy:
             return self.rounds
         return max(1, min(self.rounds - 1, math.ceil(self.rounds * PHASE_1_SHARE)))
 

@@ -22,8 +22,9 @@ from fdfed.evaluation.metrics import ImageScore, aggregate, image_scores
 from fdfed.evaluation.whole_image import whole_image_logits
 from fdfed.exchange import Exchange, ExchangeStats
 from fdfed.layer_weights import propose
+from fdfed.losses import AuxiliaryLoss
 from fdfed.networks import SegmentationNetwork
-from fdfed.training.initialise import initial_network
+from fdfed.training.initialise import initial_auxiliary, initial_network
 from fdfed.training.local_round import LocalRound, RoundOutcome, tap_losses, train_round_
 from fdfed.training.precision import autocast
 from fdfed.training.sharing import put_tensors_, shared_names, take_tensors
@@ -79,6 +80,9 @@ class LocalModel:
     shared: tuple[str, ...]
     local: tuple[str, ...]
     initial_local: Mapping[str, NDArray[Any]]
+    auxiliary: AuxiliaryLoss | None
+    """Its heads stay at the site, and serve training alone."""
+    initial_heads: Mapping[str, Tensor]
 
 
 class Site:
@@ -259,6 +263,7 @@ class Site:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         shared = shared_names(network, plan.strategy)
         local = tuple(name for name in network.state_dict() if name not in set(shared))
+        auxiliary = initial_auxiliary(plan, network)
         self._model = LocalModel(
             plan=plan,
             images=images,
@@ -267,6 +272,8 @@ class Site:
             shared=shared,
             local=local,
             initial_local=take_tensors(network, local),
+            auxiliary=auxiliary,
+            initial_heads=_copies(auxiliary),
         )
         return self._model
 
@@ -305,6 +312,9 @@ class Site:
         local = record.part("local") if record is not None else {}
         kept = {name: tensor.numpy() for name, tensor in local.items()}
         put_tensors_(model.network, kept or model.initial_local)
+        if model.auxiliary is not None:
+            heads = record.part("auxiliary") if record is not None else {}
+            model.auxiliary.load_state_dict(heads or model.initial_heads)
 
     def _train_(
         self, model: LocalModel, message: TrainInstruction, before: SiteRecord | None
@@ -312,7 +322,7 @@ class Site:
         plan = message.plan
         if len(message.alpha) != len(model.network.tap_names):
             raise WireError(f"α has {len(message.alpha)} entries, not one for each tap")
-        measured = message.phase == 2 and plan.effective_loss != "seg"
+        measured = message.phase == 2 and plan.has_discrepancy
         request = LocalRound(
             plan=plan,
             run_id=message.run_id,
@@ -326,6 +336,7 @@ class Site:
             model.network,
             model.images,
             request,
+            auxiliary=model.auxiliary,
             optimizer_state=before.part("optimizer") if before is not None else None,
             on_step=self._step_callback(message),
         )
@@ -340,6 +351,7 @@ class Site:
         state = model.network.state_dict()
         tensors = {f"optimizer.{n}": t for n, t in outcome.optimizer_state.items()}
         tensors |= {f"local.{name}": state[name].cpu().clone() for name in model.local}
+        tensors |= {f"auxiliary.{name}": t for name, t in _copies(model.auxiliary).items()}
         record = SiteRecord(server_round=message.server_round, phase=message.phase, tensors=tensors)
         self._store.save(message.run_id, record)
         self._store.prune(message.run_id, keep=message.best_round)
@@ -347,6 +359,12 @@ class Site:
     @staticmethod
     def _dtype(plan: RunPlan) -> torch.dtype:
         return torch.float64 if plan.precision == "fp64" else torch.float32
+
+
+def _copies(module: torch.nn.Module | None) -> dict[str, Tensor]:
+    """A module's tensors on the CPU, by name; none without a module."""
+    state = {} if module is None else module.state_dict()
+    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
 
 
 def _used(stats: ExchangeStats, *, answered: int) -> ExchangeStats:

@@ -20,7 +20,7 @@ def simulate(
         typer.Option(help="Folder with one folder per site. Without it: built-in phantoms."),
     ] = None,
     network: Annotated[str | None, typer.Option(help="unet, attention-unet, …")] = None,
-    loss: Annotated[str | None, typer.Option(help="seg, fd or fd+exch.")] = None,
+    loss: Annotated[str | None, typer.Option(help="seg, fd, fd+exch, con or deeps.")] = None,
     strategy: Annotated[
         str | None, typer.Option(help="fdfed, fedavg, fedprox, fedbn, local or pooled.")
     ] = None,

@@ -36,7 +36,7 @@ def what_left(results: RunResults, plan: RunPlan) -> list[str]:
     if plan.strategy == "local":
         return [scores]
     left = [_weights(results), scores]
-    if plan.effective_loss != "seg":
+    if plan.has_discrepancy:
         left.append(
             "Once a round: the mean losses, a proposal for the weight α of each tap, and the share "
             "of steps in which a tap had foreground and background to compare."
@@ -62,6 +62,8 @@ def what_stayed(plan: RunPlan) -> str:
         stayed += ", and the weights"
     if plan.strategy == "fedbn":
         stayed += ", and the normalisation layers with their running statistics"
+    if plan.auxiliary_loss is not None:
+        stayed += ", and the heads of the auxiliary loss"
     return stayed + "."
 
 

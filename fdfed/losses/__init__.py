@@ -1,5 +1,6 @@
 """Losses as functions of tensors: segmentation, discrepancy, and those it is compared with."""
 
+from fdfed.losses.auxiliary import AuxiliaryLoss, Moment
 from fdfed.losses.bounds import Bound
 from fdfed.losses.contrastive import (
     GlobalHead,
@@ -9,6 +10,7 @@ from fdfed.losses.contrastive import (
     local_contrastive_loss,
     supervised_pixel_loss,
 )
+from fdfed.losses.create import AUXILIARY_LOSS_NAMES, create_auxiliary_loss
 from fdfed.losses.deep_supervision import (
     DeepSupervision,
     deep_supervision_loss,
@@ -19,12 +21,16 @@ from fdfed.losses.exchange import Form, exchange_cotangents, exchange_loss
 from fdfed.losses.segmentation import segmentation_loss
 
 __all__ = [
+    "AUXILIARY_LOSS_NAMES",
+    "AuxiliaryLoss",
     "Bound",
     "DeepSupervision",
     "Form",
     "GlobalHead",
     "LocalHead",
+    "Moment",
     "PixelContrast",
+    "create_auxiliary_loss",
     "deep_supervision_loss",
     "exchange_cotangents",
     "exchange_loss",

@@ -21,6 +21,8 @@ TEMPERATURE: Final = 0.1
 """τ of Chaitanya et al. 2020, and of Khosla et al. 2020."""
 EMBEDDING: Final = 128
 """Length of a projected vector, in both."""
+PIXELS: Final = 256
+"""Cells that are drawn of each class: the matrix of products stays small."""
 _HIDDEN: Final = 1024
 _REGION: Final = 3
 """Side of a local region, in cells."""
@@ -73,7 +75,7 @@ def supervised_pixel_loss(
     mask: Shaped[Tensor, "batch 1 height width"],
     *,
     generator: torch.Generator,
-    pixels: int = 256,
+    pixels: int = PIXELS,
     temperature: float = TEMPERATURE,
 ) -> Float[Tensor, ""]:
     """The supervised contrastive loss over cells of a batch's map, drawn from both classes:
@@ -91,24 +93,18 @@ def supervised_pixel_loss(
         generator: draws the cells, on the CPU.
         pixels: largest number of cells drawn of each class from the whole batch.
     """
-    regions = tap_regions(mask.to(torch.float32), embeddings.shape[-2:], "max") > 0
-    drawn = [_draw(regions[:, row], pixels, generator) for row in (0, 1)]
-    if min(len(cells) for cells in drawn) < 2:
+    drawn = _draw_both(mask, embeddings.shape[-2:], pixels, generator)
+    if drawn is None:
         return 0 * embeddings.sum()
-    cells = embeddings.flatten(2).mT.flatten(0, 1)
-    z = _directions(cells[torch.cat(drawn)])
-    logits = _products(z, z) / temperature
-    # A class of n cells gives each of its cells n - 1 partners.
-    label = torch.arange(2, device=z.device).repeat_interleave(
-        torch.tensor([len(cells) for cells in drawn], device=z.device)
-    )
-    same = (label.unsqueeze(0) == label.unsqueeze(1)).fill_diagonal_(False)
-    log_share = logits - _log_sum_of_others(logits).unsqueeze(-1)
-    return -(log_share.where(same, 0).sum(-1) / same.sum(-1)).mean()
+    return _contrast(_cells(embeddings, torch.cat(drawn)), len(drawn[0]), temperature)
 
 
 class PixelContrast(nn.Module):
-    """`supervised_pixel_loss` of all taps, through a 1x1 convolution to 128 channels for each."""
+    """`supervised_pixel_loss` of all taps, through a 1x1 convolution to 128 channels for each.
+
+    The drawn cells alone are projected: at full resolution 128 channels of every cell would cost
+    more memory than the network.
+    """
 
     def __init__(self, tap_channels: Mapping[str, int], *, embedding: int = EMBEDDING) -> None:
         super().__init__()
@@ -121,10 +117,21 @@ class PixelContrast(nn.Module):
     ) -> Float[Tensor, ""]:
         """The mean over taps."""
         losses = [
-            supervised_pixel_loss(head(taps[name]), mask, generator=generator)
-            for name, head in self.heads.items()
+            self._of_tap(head, taps[name], mask, generator) for name, head in self.heads.items()
         ]
         return torch.stack(losses).mean()
+
+    @staticmethod
+    def _of_tap(
+        head: nn.Module, features: Tensor, mask: Tensor, generator: torch.Generator
+    ) -> Float[Tensor, ""]:
+        drawn = _draw_both(mask, features.shape[-2:], PIXELS, generator)
+        if drawn is None:
+            # One cell of each map keeps the graph whole; a sum over all could overflow.
+            return 0 * features[:, :, 0, 0].float().sum()
+        # To a 1x1 convolution each cell is an image of one pixel.
+        z = head(_cells(features, torch.cat(drawn))[..., None, None]).flatten(1)
+        return _contrast(z, len(drawn[0]), TEMPERATURE)
 
 
 class GlobalHead(nn.Sequential):
@@ -204,6 +211,41 @@ def _pick_out(
 def _log_sum_of_others(logits: Float[Tensor, "*batch rows rows"]) -> Float[Tensor, "*batch rows"]:
     own = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
     return logits.masked_fill(own, -torch.inf).logsumexp(-1)
+
+
+def _contrast(
+    embeddings: Float[Tensor, "cells embedding"], foreground: int, temperature: float
+) -> Float[Tensor, ""]:
+    """The supervised contrastive loss of rows of which the first `foreground` are of one class
+    and all others of the other."""
+    z = _directions(embeddings)
+    logits = _products(z, z) / temperature
+    label = torch.arange(len(z), device=z.device) < foreground
+    # A class of n cells gives each of its cells n - 1 partners.
+    same = (label.unsqueeze(0) == label.unsqueeze(1)).fill_diagonal_(False)
+    log_share = logits - _log_sum_of_others(logits).unsqueeze(-1)
+    return -(log_share.where(same, 0).sum(-1) / same.sum(-1)).mean()
+
+
+def _cells(
+    features: Float[Tensor, "batch channels height width"], places: Int[Tensor, " cells"]
+) -> Float[Tensor, "cells channels"]:
+    """The vectors at `places` of the flattened batch, without a copy of the map."""
+    height, width = features.shape[-2:]
+    image, cell = places // (height * width), places % (height * width)
+    return features.permute(0, 2, 3, 1)[image, cell // width, cell % width]
+
+
+def _draw_both(
+    mask: Shaped[Tensor, "batch 1 height width"],
+    size: torch.Size,
+    most: int,
+    generator: torch.Generator,
+) -> tuple[Int[Tensor, " foreground"], Int[Tensor, " background"]] | None:
+    """Places of drawn cells of each class; None unless each has two."""
+    regions = tap_regions(mask.to(torch.float32), size, "max") > 0
+    foreground, background = (_draw(regions[:, row], most, generator) for row in (0, 1))
+    return (foreground, background) if min(len(foreground), len(background)) >= 2 else None
 
 
 def _draw(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol, cast
 
+from fdfed import plugins
 from fdfed.errors import InvalidInput
 from fdfed.networks.attention_unet import AttentionUNet
 from fdfed.networks.base import Norm, SegmentationNetwork
@@ -32,7 +33,7 @@ _NETWORKS: Final[dict[str, _NetworkClass]] = {
 }
 
 NETWORK_NAMES: Final = tuple(_NETWORKS)
-"""What `create_network` knows."""
+"""What `create_network` knows beside the networks of installed packages."""
 
 
 def create_network(
@@ -57,8 +58,6 @@ def create_network(
     Raises:
         InvalidInput: if the name is unknown or a value does not fit the network.
     """
-    if name not in _NETWORKS:
-        raise InvalidInput(f"network = {name} is not known; use one of: {', '.join(_NETWORKS)}")
     if norm not in ("batch", "group"):
         raise InvalidInput(f"norm = {norm} is not known; use batch or group")
     if in_channels < 1 or (width is not None and width < 1):
@@ -66,10 +65,27 @@ def create_network(
             f"in_channels = {in_channels} and width = {width} count channels; each must be at "
             "least 1"
         )
-    network_class = _NETWORKS[name]
+    network_class = _class_of(name)
     return network_class(
         in_channels=in_channels,
         width=network_class.paper_width if width is None else width,
         norm=cast(Norm, norm),
         size=size,
     )
+
+
+def _class_of(name: str) -> _NetworkClass:
+    if name in _NETWORKS:
+        return _NETWORKS[name]
+    loaded = plugins.load(
+        "fdfed.networks",
+        name,
+        SegmentationNetwork,  # type: ignore[type-abstract]  # a subclass of it is asked for
+        built_in=NETWORK_NAMES,
+    )
+    if not hasattr(loaded, "paper_width"):
+        raise InvalidInput(
+            f"{loaded.__name__}, which is offered as the network {name}, has no paper_width; give "
+            "it the channels of its first level"
+        )
+    return cast(_NetworkClass, loaded)

@@ -10,6 +10,7 @@ import threading
 import torch
 
 from fdfed.config import RunPlan
+from fdfed.losses import AuxiliaryLoss, create_auxiliary_loss
 from fdfed.networks import SegmentationNetwork, create_network
 
 _GLOBAL_GENERATOR = threading.Lock()
@@ -31,3 +32,19 @@ def initial_network(plan: RunPlan) -> SegmentationNetwork:
             size=plan.input_size,
         )
     return network.double() if plan.precision == "fp64" else network
+
+
+def initial_auxiliary(plan: RunPlan, network: SegmentationNetwork) -> AuxiliaryLoss | None:
+    """The plan's auxiliary loss, with heads that its seed gives, where `network` computes; None if
+    the plan has none.
+
+    The global random state is left as it was found.
+    """
+    if plan.auxiliary_loss is None:
+        return None
+    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(plan.seed)
+        auxiliary = create_auxiliary_loss(
+            plan.auxiliary_loss, network.tap_channels, weight=plan.auxiliary_weight
+        )
+    return auxiliary.to(next(network.parameters()))

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fdfed.config import RunPlan
-from fdfed.errors import FdfedError
+from fdfed.errors import FdfedError, InvalidInput
 from fdfed.exchange import Exchange, StepKey
+from fdfed.losses import AuxiliaryLoss, Moment
 from fdfed.networks import SegmentationNetwork
 from fdfed.training.precision import gradient_scaler
-from fdfed.training.step import RemoteTerm, StepLosses, step_losses
+from fdfed.training.step import AuxiliaryTerm, RemoteTerm, StepLosses, step_losses
 
 
 class TrainingData(Protocol):
@@ -57,6 +58,13 @@ class LocalRound:
     def first_step(self) -> int:
         """Steps trained in all rounds before this one: the position in the stream of batches."""
         return (self.server_round - 1) * self.plan.steps_per_round
+
+    def moment(self, step: int) -> Moment:
+        """What an auxiliary loss is told of a step; a round that is repeated draws the same."""
+        plan, number = self.plan, self.first_step + step
+        # Below 2⁶³, and another number for every pair of seed and step.
+        generator = torch.Generator().manual_seed((plan.seed << 31) + number)
+        return Moment(step=number, steps=plan.rounds * plan.steps_per_round, generator=generator)
 
 
 @dataclass(slots=True)
@@ -123,21 +131,33 @@ def train_round_(
     data: TrainingData,
     request: LocalRound,
     *,
+    auxiliary: AuxiliaryLoss | None = None,
     optimizer_state: dict[str, Tensor] | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> RoundOutcome:
-    """Trains `network` in place for the plan's `steps_per_round` steps.
+    """Trains `network`, and the heads of `auxiliary`, in place for the plan's `steps_per_round`
+    steps.
 
     Args:
+        auxiliary: the plan's auxiliary loss, as `initial_auxiliary` made it and the rounds before
+            trained it; None if the plan has none.
         optimizer_state: from the round before, as `RoundOutcome` gave it; None starts afresh.
         on_step: told the number of steps done, after each.
 
     Raises:
         ExchangeIncomplete: if the plan requires every step's cross-site term and one is missing.
+        InvalidInput: if the plan has an auxiliary loss and none was given, or the reverse.
     """
     plan, began = request.plan, time.perf_counter()
+    if (auxiliary is None) != (plan.auxiliary_loss is None):
+        raise InvalidInput(
+            f"a round of a plan with loss = {plan.effective_loss} was given "
+            f"{'no' if auxiliary is None else 'an'} auxiliary loss; give what "
+            "initial_auxiliary(plan, network) makes"
+        )
     device = next(network.parameters()).device
-    optimizer = make_optimizer(network, plan)
+    trained = network if auxiliary is None else nn.ModuleList((network, auxiliary))
+    optimizer = make_optimizer(trained, plan)
     if optimizer_state:
         load_optimizer_(optimizer, optimizer_state)
     scaler = gradient_scaler(plan.precision, device)
@@ -153,7 +173,15 @@ def train_round_(
                 scale=request.cotangent_scale,
             )
         optimizer.zero_grad(set_to_none=True)
-        losses = step_losses(network, image, mask, plan=plan, alpha=request.alpha, remote=remote)
+        losses = step_losses(
+            network,
+            image,
+            mask,
+            plan=plan,
+            alpha=request.alpha,
+            remote=remote,
+            auxiliary=None if auxiliary is None else AuxiliaryTerm(auxiliary, request.moment(step)),
+        )
         if remote is not None and losses.exch is None and plan.exchange.required:
             raise ExchangeIncomplete(
                 f"step {step} of round {request.server_round} got no cross-site term, and the plan "
@@ -186,7 +214,8 @@ def tap_losses(
 
 
 def make_optimizer(network: nn.Module, plan: RunPlan) -> torch.optim.Optimizer:
-    """The plan's optimiser over the network's weights. α is none of them: it has its own rule."""
+    """The plan's optimiser over all of a module's weights. α is none of them: it has its own
+    rule."""
     if plan.optimizer == "sgd":
         return torch.optim.SGD(
             network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay

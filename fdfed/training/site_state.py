@@ -24,7 +24,8 @@ _FILE = re.compile(r"round-(\d{6})\.safetensors")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteRecord:
-    """The state after `server_round`, in `phase`. Tensor names: `optimizer.*` and `local.*`."""
+    """The state after `server_round`, in `phase`. Tensor names: `optimizer.*`, `local.*`, and
+    `auxiliary.*` for the heads of a loss that has some."""
 
     server_round: int
     phase: int

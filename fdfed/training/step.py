@@ -2,6 +2,8 @@
 
     L = L_seg + Σ_l α_l L_fd,l + Σ_l α_l (N / n_s) ⟨p_l, stopgrad(g_l)⟩
 
+or L_seg plus an auxiliary loss that the method is compared with (`fdfed.losses.AuxiliaryLoss`).
+
 p_l are the batch-mean prototypes of tap l and g_l the cotangents ∂L_exch,l/∂p_l that the
 coordinator returned for them. The last sum is a surrogate: its *gradient* is the gradient of the
 cross-site term with respect to this site's weights, so the hub is a loss function that happens to
@@ -22,7 +24,7 @@ from torch import Tensor
 
 from fdfed.config import MethodPlan, RunPlan
 from fdfed.exchange import CotangentFrame, Exchange, PrototypeFrame, StepKey, TapLayout
-from fdfed.losses import feature_discrepancy_loss, segmentation_loss
+from fdfed.losses import AuxiliaryLoss, Moment, feature_discrepancy_loss, segmentation_loss
 from fdfed.networks import SegmentationNetwork
 from fdfed.prototypes import batch_prototypes, masked_prototypes
 from fdfed.training.precision import autocast
@@ -54,6 +56,14 @@ class RemoteTerm:
     """N / n_s."""
 
 
+@dataclass(frozen=True, slots=True)
+class AuxiliaryTerm:
+    """The auxiliary loss of one step."""
+
+    loss: AuxiliaryLoss
+    when: Moment
+
+
 def layout_of(network: SegmentationNetwork) -> TapLayout:
     """The order in which the prototypes of all taps are packed into one vector."""
     return TapLayout(network.tap_names, tuple(network.tap_channels[n] for n in network.tap_names))
@@ -67,6 +77,7 @@ def step_losses(
     plan: RunPlan,
     alpha: NDArray[np.float64] | None,
     remote: RemoteTerm | None,
+    auxiliary: AuxiliaryTerm | None = None,
 ) -> StepLosses:
     """The losses of one batch.
 
@@ -74,12 +85,16 @@ def step_losses(
         alpha: α by tap; None in phase 1, when no prototype is formed and the step is that of
             L_seg alone, operation by operation.
         remote: the cross-site term; None without one.
+        auxiliary: the loss that is added to L_seg instead; None without one. Its value is in the
+            objective alone.
     """
     if alpha is None:
         with autocast(plan.precision, image.device):
-            logits = network(image)
+            logits, taps = network.forward_with_taps(image)
+            extra = None if auxiliary is None else auxiliary.loss(taps, mask, auxiliary.when)
         seg = segmentation_loss(logits, mask)
-        return StepLosses(objective=seg, seg=seg.detach())
+        objective = seg if extra is None else seg + extra
+        return StepLosses(objective=objective, seg=seg.detach())
 
     with autocast(plan.precision, image.device):
         logits, taps = network.forward_with_taps(image)

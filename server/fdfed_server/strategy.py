@@ -367,7 +367,7 @@ class Strategy:
         shares: NDArray[np.float64],
     ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
         model = state.model
-        if self.plan.effective_loss == "seg" or self.plan.phase(server_round) == 1:
+        if self.plan.phase(server_round) == 1:
             return model.alpha, model.target
         proposals = np.stack([r.alpha for r in results.values()])
         alpha = aggregate_alpha(

@@ -395,3 +395,40 @@ def test_counts_are_all_that_preparing_says_of_the_images(tmp_path: Path) -> Non
     assert (prepared.site, prepared.phantoms) == ("a", False)
     counts = (prepared.num_train, prepared.num_validation, prepared.num_test, prepared.num_empty)
     assert counts == (6, 3, 4, 1)
+
+
+@pytest.mark.parametrize("loss", ["con", "deeps"])
+def test_the_heads_of_an_auxiliary_loss_stay_at_the_site_and_go_on_from_round_to_round(
+    tmp_path: Path, loss: str
+) -> None:
+    plan = plan_of(loss=loss)
+    one = site_of(tmp_path / "one")
+    kept = []
+    for server_round in (1, 2):
+        message = instruction_of(plan, server_round)
+        result = one.train(message)
+        assert set(result.weights) == set(one.network.state_dict())
+        assert not any("heads" in name for name in result.weights)
+        # Asked again, and asked of an agent that was restarted, the answer is the same.
+        assert bits(one.train(replace(message, attempt=2))) == bits(result)
+        assert bits(site_of(tmp_path / "two").train(message)) == bits(result)
+        record = SiteStore(tmp_path / "two").load(RUN, server_round)
+        assert record is not None
+        kept.append({name: t.numpy().tobytes() for name, t in record.part("auxiliary").items()})
+    assert kept[0].keys() == kept[1].keys()
+    assert kept[0]
+    assert kept[0] != kept[1]
+
+
+@pytest.mark.parametrize("loss", ["con", "deeps"])
+def test_every_round_of_an_auxiliary_loss_changes_the_weights_and_measures_no_discrepancy(
+    tmp_path: Path, loss: str
+) -> None:
+    plain = site_of(tmp_path / "plain")
+    site = site_of(tmp_path / "site")
+    for server_round in (1, 4):
+        got = site.train(instruction_of(plan_of(loss=loss), server_round))
+        of_seg = plain.train(instruction_of(plan_of(loss="seg"), server_round))
+        assert bits(got) != bits(of_seg)
+        assert np.isnan(got.fd).all()
+        np.testing.assert_array_equal(got.alpha, np.zeros(TAPS))

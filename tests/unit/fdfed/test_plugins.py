@@ -1,0 +1,240 @@
+"""Networks and losses of other installed packages."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from fdfed import plugins
+from fdfed.config import RunPlan, parse
+from fdfed.errors import InvalidInput
+from fdfed.losses import create_auxiliary_loss
+from fdfed.networks import create_network
+from fdfed.training.initialise import initial_auxiliary, initial_network
+from fdfed.training.local_round import LocalRound, train_round_
+from fdfed.training.model_file import ModelHeader, load_model, save_model
+
+NETWORK = '''
+"""A seventh network: one convolution down, one up."""
+from torch import nn
+from fdfed.networks import SegmentationNetwork
+from fdfed.networks.base import Tap
+
+
+class TwoStep(SegmentationNetwork):
+    paper_width = 8
+
+    def __init__(self, *, in_channels, width, norm, size=None):
+        super().__init__(
+            in_channels=in_channels,
+            norm=norm,
+            taps={"Enc1": Tap(width, 1), "Bot": Tap(2 * width, 2), "Dec1": Tap(width, 1)},
+            size_multiple=2,
+            size=size,
+        )
+        self.down = nn.Conv2d(in_channels, width, 3, padding=1)
+        self.bottom = nn.Conv2d(width, 2 * width, 2, stride=2)
+        self.up = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
+        self.head = nn.Conv2d(width, 1, 1)
+
+    def _forward_with_taps(self, image):
+        first = self.down(image).relu()
+        bottom = self.bottom(first).relu()
+        last = (self.up(bottom) + first).relu()
+        return self.head(last), {"Enc1": first, "Bot": bottom, "Dec1": last}
+'''
+
+LOSS = '''
+"""A loss that wants the first tap to be small."""
+from torch import nn
+from fdfed.losses import AuxiliaryLoss
+
+
+class SmallTap(AuxiliaryLoss):
+    default_weight = 0.5
+
+    def __init__(self, tap_channels, *, weight=None):
+        super().__init__(tap_channels, weight=weight)
+        self.gain = nn.Linear(1, 1)
+
+    def _loss(self, taps, mask, when):
+        return self.weight * self.gain(taps["Enc1"].square().mean().reshape(1, 1)).square().mean()
+'''
+
+Install = Callable[..., None]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Puts a package and its metadata on the import path, as an installer would."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def installed(package: str, entry_points: str, **modules: str) -> None:
+        info = tmp_path / f"{package}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(textwrap.dedent(entry_points))
+        for name, source in modules.items():
+            (tmp_path / f"{name}.py").write_text(source)
+            monkeypatch.delitem(sys.modules, name, raising=False)
+
+    return installed
+
+
+@pytest.fixture
+def two_step(install: Install) -> None:
+    install(
+        "hospital-networks",
+        """
+        [fdfed.networks]
+        two-step = two_step_network:TwoStep
+        unet = two_step_network:TwoStep
+
+        [fdfed.losses]
+        small-tap = small_tap_loss:SmallTap
+        """,
+        two_step_network=NETWORK,
+        small_tap_loss=LOSS,
+    )
+
+
+class Squares:
+    """Batches with one bright square."""
+
+    def training_batch(self, global_step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        mask = torch.zeros(2, 1, 16, 16)
+        mask[:, :, 4:10, 5:11] = 1
+        return 0.2 + 0.5 * mask, mask
+
+
+def plan_of(**changes: object) -> RunPlan:
+    values: dict[str, object] = {
+        "sites": ("a", "b"),
+        "network": "two-step",
+        "width": 4,
+        "in_channels": 1,
+        "size": 16,
+        "rounds": 2,
+        "steps_per_round": 1,
+        "loss": "fd",
+    }
+    return parse(RunPlan, values | changes, source="the test")
+
+
+@pytest.mark.usefixtures("two_step")
+@pytest.mark.parametrize("loss", ["fd", "con", "deeps", "small-tap"])
+def test_a_network_of_another_package_trains_a_step_with_every_loss(loss: str) -> None:
+    plan = plan_of(loss=loss)
+    network = initial_network(plan)
+    assert type(network).__name__ == "TwoStep"
+    before = {name: t.clone() for name, t in network.state_dict().items()}
+    request = LocalRound(
+        plan=plan,
+        run_id="0" * 16,
+        server_round=2,
+        attempt=1,
+        alpha=torch.full((3,), 0.01).double().numpy() if loss == "fd" else None,
+    )
+    auxiliary = initial_auxiliary(plan, network)
+    outcome = train_round_(network, Squares(), request, auxiliary=auxiliary)
+    assert outcome.means.loss_seg() > 0
+    assert all(not torch.equal(t, before[name]) for name, t in network.state_dict().items())
+
+
+@pytest.mark.usefixtures("two_step")
+def test_a_model_of_such_a_network_is_written_and_read_where_the_package_is(
+    tmp_path: Path,
+) -> None:
+    network = create_network("two-step", in_channels=1, width=4, norm="group", size=16)
+    header = ModelHeader(
+        network="two-step", width=4, norm="group", in_channels=1, size=16, taps=network.tap_names
+    )
+    path = tmp_path / "model.safetensors"
+    save_model(path, network.state_dict(), header)
+    loaded, _ = load_model(path, torch.device("cpu"))
+    image = torch.rand(1, 1, 16, 16)
+    assert torch.equal(loaded(image), network(image))
+
+
+@pytest.mark.usefixtures("two_step")
+def test_no_package_takes_the_place_of_a_built_in_name() -> None:
+    assert type(create_network("unet", in_channels=1, width=4)).__name__ == "UNet"
+
+
+@pytest.mark.usefixtures("two_step")
+def test_nothing_of_a_package_is_imported_before_its_name_is_used() -> None:
+    assert "two-step" in plugins.installed("fdfed.networks")
+    plan_of(loss="small-tap")
+    create_network("unet", in_channels=1, width=4)
+    assert not {"two_step_network", "small_tap_loss"} & sys.modules.keys()
+
+
+def test_a_name_that_is_not_installed_is_refused_with_those_that_are(install: Install) -> None:
+    install("p", "[fdfed.networks]\nmine = m:N\n\n[fdfed.losses]\nown = m:L")
+    with pytest.raises(InvalidInput, match=r"two-step is not known here.*swin-unet, mine; or inst"):
+        initial_network(plan_of())
+    with pytest.raises(InvalidInput, match=r"loss = small-tap is not known here.*deeps, own; or"):
+        plan_of(loss="small-tap")
+
+
+def test_a_plan_from_the_coordinator_reaches_installed_names_alone() -> None:
+    text = plan_of().to_json()
+    for loss in ("os:system", "../x", "torch.nn:Module", ""):
+        with pytest.raises(InvalidInput, match="loss"):
+            RunPlan.from_json(text.replace('"loss":"fd"', f'"loss":"{loss}"'))
+    with pytest.raises(InvalidInput, match="is not known here"):
+        create_network("os:system", in_channels=1)
+
+
+def test_one_name_of_two_packages_is_refused_with_both(install: Install) -> None:
+    install("first", "[fdfed.networks]\nmine = two_step_network:TwoStep", two_step_network=NETWORK)
+    install("second", "[fdfed.networks]\nmine = another:Network")
+    with pytest.raises(InvalidInput, match=r"several packages: first 1\.0, second 1\.0"):
+        create_network("mine", in_channels=1)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("absent_module:Network", "cannot be imported"),
+        ("two_step_network:Absent", "cannot be imported"),
+        ("two_step_network:nn", "is no subclass of SegmentationNetwork"),
+        ("two_step_network:Tap", "is no subclass of SegmentationNetwork"),
+        ("two_step_network:SegmentationNetwork", "has no paper_width"),
+    ],
+)
+def test_an_entry_that_is_no_network_is_refused_with_its_package(
+    install: Install, entry: str, message: str
+) -> None:
+    install("hospital", f"[fdfed.networks]\nmine = {entry}", two_step_network=NETWORK)
+    with pytest.raises(InvalidInput, match=message):
+        create_network("mine", in_channels=1)
+
+
+def test_an_entry_that_is_no_loss_is_refused(install: Install) -> None:
+    install("hospital", "[fdfed.losses]\nmine = two_step_network:TwoStep", two_step_network=NETWORK)
+    with pytest.raises(InvalidInput, match="is no subclass of AuxiliaryLoss"):
+        create_auxiliary_loss("mine", {"Enc1": 2})
+
+
+def test_the_commands_find_what_is_installed(tmp_path: Path, install: Install) -> None:
+    install("hospital", "[fdfed.networks]\ntwo-step = two_step_network:TwoStep")
+    (tmp_path / "two_step_network.py").write_text(NETWORK)
+    script = (
+        "from fdfed.networks import create_network;"
+        "print(type(create_network('two-step', in_channels=3)).__name__)"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        env={"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[3]}", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert answer.stdout.strip() == "TwoStep"
