@@ -18,7 +18,11 @@ from fdfed.evaluation.case_pictures import CaseView
 from fdfed.evaluation.metrics import ImageScore, aggregate, image_scores
 from fdfed.evaluation.report import write_report
 from fdfed.evaluation.results import RunResults, SiteResult
-from fdfed.evaluation.results_files import write_images_csv, write_results
+from fdfed.evaluation.results_files import (
+    write_images_csv,
+    write_results,
+    write_rounds_csv,
+)
 from fdfed.simulation.grid import Fault, InProcessGrid
 from fdfed.training.initialise import initial_network
 from fdfed.training.model_file import save_model
@@ -29,7 +33,7 @@ from fdfed_client.site import Site
 from fdfed_server.hub import ExchangeHub
 from fdfed_server.in_process import InProcessExchange
 from fdfed_server.observer import Observer
-from fdfed_server.outputs import model_header, results_of, write_run
+from fdfed_server.outputs import model_header, results_of, write_common_model
 from fdfed_server.rounds import RoundLoop, RunOutcome
 from fdfed_server.run_state import resume
 from fdfed_server.strategy import Strategy
@@ -275,7 +279,8 @@ class _Runner:
     def write(self, outcome: RunOutcome, results: RunResults) -> None:
         """The coordinator's files, and what only a simulation may add: images and their scores."""
         out = self._out
-        write_run(out, outcome, results)
+        write_common_model(out, outcome.state, results)
+        write_rounds_csv(out / "rounds.csv", outcome.state.history)
         rows = [row for name in self._data for row in image_rows(name, self._scores(name))]
         write_results(out / "results.json", results, per_image=rows)
         write_images_csv(out / "images.csv", rows)

@@ -311,7 +311,19 @@ class Strategy:
                 raise WireError(
                     f"{name} does not have one entry for each of the {len(self.taps)} taps"
                 )
+        if self.plan.exchange.required and self._has_gaps(result, peers=len(examples) - 1):
+            raise WireError(
+                "a step of its round lacked the cross-site term of a peer, and the plan has "
+                "exchange.required = true"
+            )
         return result
+
+    def _has_gaps(self, result: TrainResult, *, peers: int) -> bool:
+        """Whether a step of the round was not answered with the term of all its peers."""
+        if not self.has_exchange or self.plan.phase(result.server_round) == 1:
+            return False
+        stats = result.exchange
+        return stats.answered != self.plan.steps_per_round or stats.peers_mean != peers
 
     def _round(
         self,

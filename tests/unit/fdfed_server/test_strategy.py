@@ -326,6 +326,31 @@ def test_replies_are_read_one_at_a_time_and_their_weights_are_not_kept() -> None
     assert not any(hasattr(entry, "weights") for entry in trained.sites.values())
 
 
+@pytest.mark.parametrize(
+    ("stats", "accepted"),
+    [
+        ({}, True),
+        ({"answered": 1, "dropped": 1}, False),
+        ({"peers_mean": 1.5}, False),
+        ({"peers_mean": 0.0}, False),
+    ],
+)
+def test_where_the_exchange_is_required_every_step_has_the_terms_of_all_peers(
+    stats: dict[str, float], accepted: bool
+) -> None:
+    strategy = strategy_of(rounds=6, steps_per_round=2, exchange={"required": True})
+    state = in_phase_2(strategy)
+    exchange = replace(ExchangeStats(steps=2, answered=2, peers_mean=2), **stats)
+    trained = train(strategy, state, strategy.plan.phase_1_rounds + 1, b={"exchange": exchange})
+    refused = trained.sites["b"].refused
+    assert (refused is None) == accepted
+    assert accepted or "exchange.required = true" in refused
+    # In phase 1 there is nothing to exchange.
+    assert train(strategy, strategy.initial_state(RUN), b={"exchange": exchange}).accepted == (
+        *("a", "b", "c"),
+    )
+
+
 # --- bytes and exchange
 
 
