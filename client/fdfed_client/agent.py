@@ -11,13 +11,14 @@ from typing import Final
 from fdfed.config import RunPlan
 from fdfed.data import SiteData, check_site_folder, open_site, write_phantoms
 from fdfed.errors import DataError, InvalidInput
+from fdfed.exchange import HpkePublicKey
 from fdfed.training.device import resolve_device
 from fdfed.training.site_state import SiteStore
 from fdfed_client.app import build_client_app
 from fdfed_client.audit import AuditLog
 from fdfed_client.config import SiteConfig
 from fdfed_client.exchange import ExchangeStream
-from fdfed_client.exchange_link import SiteIdentity
+from fdfed_client.exchange_identity import SiteIdentity
 from fdfed_client.flower import run_node
 from fdfed_client.local_report import LocalReport
 from fdfed_client.site import Site
@@ -80,6 +81,13 @@ def run_agent(
     folder = data_folder(config, data, phantoms=phantoms)
     if not phantoms:
         check_site_folder(folder / config.site).raise_findings()
+    pinned = HpkePublicKey.read(config.server_hpke_key)
+    log.info(
+        "layers: mutual TLS; prototypes are sealed (%s) to the coordinator's key %s…, but not "
+        "blinded: the coordinator can read them; no differential privacy, no ε is claimed",
+        pinned.suite.value,
+        pinned.fingerprint[:16],
+    )
     report = LocalReport(config.state / "local")
     site = Site(
         config.site,
@@ -128,6 +136,7 @@ def _exchange(config: SiteConfig, plan: RunPlan) -> ExchangeStream:
         certificate=_read(config.certificate),
         key=_read(config.key),
         ca_certificate=_read(config.ca),
+        server_hpke_key=HpkePublicKey.read(config.server_hpke_key),
     )
     patience = plan.exchange.deadline_seconds + _REPLY_SLACK_SECONDS
     return ExchangeStream(config.exchange_address, identity, reply_seconds=patience)

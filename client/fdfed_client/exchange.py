@@ -20,12 +20,8 @@ from fdfed.exchange import (
 )
 from fdfed.exchange import exchange_pb2 as pb
 from fdfed_client.exchange_connection import ExchangeConnection, may_pass
-from fdfed_client.exchange_link import (
-    ExchangeLink,
-    InsecureIdentity,
-    SiteIdentity,
-    refusal_of,
-)
+from fdfed_client.exchange_identity import InsecureIdentity, SiteIdentity
+from fdfed_client.exchange_link import Answer, ExchangeLink, refusal_of
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +40,7 @@ class ExchangeStream:
         """
         Args:
             address: `host:port` of the hub.
-            identity: the site's certificate, key and CA.
+            identity: the site's certificate, key and CA, and the coordinator's key to seal to.
             reply_seconds: how long to wait for an answer; longer than the hub's own deadline, at
                 which it answers in any case.
             connect_seconds: how long one attempt to connect may take.
@@ -84,12 +80,12 @@ class ExchangeStream:
         start = time.perf_counter()
         sent = received = 0
         try:
-            message = pb.SiteFrame(prototypes=frame.to_proto())
+            content = pb.SiteContent(prototypes=frame.to_proto())
             link = self._connection.link()
-            sent = message.ByteSize()
-            reply = self._ask(link, message)
-            received = reply.ByteSize()
-            answer = self._read(link, reply, frame)
+            sent = content.ByteSize()
+            reply = self._ask(link, content)
+            sent, received = reply.bytes_up, reply.bytes_down
+            answer = self._read(link, reply.content, frame)
         except ConnectionFailed as err:
             self._stats.dropped(bytes_up=sent, bytes_down=received)
             if not may_pass(err):
@@ -112,19 +108,22 @@ class ExchangeStream:
         """Ends the stream. A later `swap` opens it anew."""
         self._connection.close()
 
-    def _ask(self, link: ExchangeLink, message: pb.SiteFrame) -> pb.HubFrame:
+    def _ask(self, link: ExchangeLink, content: pb.SiteContent) -> Answer:
         try:
-            return link.ask(message)
+            return link.ask(content)
         except ConnectionFailed as err:
             self._connection.drop(link, err)
             raise
 
     def _read(
-        self, link: ExchangeLink, reply: pb.HubFrame, frame: PrototypeFrame
+        self, link: ExchangeLink, reply: pb.HubContent, frame: PrototypeFrame
     ) -> CotangentFrame:
-        kind = reply.WhichOneof("frame")
+        kind = reply.WhichOneof("content")
         if kind == "refusal":
-            raise refusal_of(reply)
+            refusal = refusal_of(reply.refusal)
+            if refusal.code.ends_the_stream:
+                self._connection.drop(link, refusal)
+            raise refusal
         try:
             if kind != "cotangents":
                 raise FrameRefused(ExchangeCode.MALFORMED, "an answer of another kind")

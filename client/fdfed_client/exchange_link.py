@@ -11,105 +11,43 @@ import os
 import queue
 import threading
 import time
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Final
+from typing import NamedTuple
 
 # Before gRPC is imported: its fork handlers stall a process whose data loader forks workers.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import grpc
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from google.protobuf.message import DecodeError
 
 from fdfed.errors import ConnectionFailed, CryptoError
 from fdfed.exchange import (
     INSECURE_SITE_HEADER,
-    MAX_MESSAGE_BYTES,
     PROTOCOL_VERSION,
     ExchangeCode,
     FrameRefused,
+    Session,
+    open_session,
 )
 from fdfed.exchange import exchange_pb2 as pb
 from fdfed.exchange import exchange_pb2_grpc as pb_grpc
-
-_OPTIONS: Final = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    # The back-off is ours: gRPC would share its own, of up to two minutes, with the next channel.
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.enable_retries", 0),
-)
+from fdfed_client.exchange_identity import InsecureIdentity, SiteIdentity
 
 
 class HubUnavailable(ConnectionFailed):
     """The hub cannot be reached now, or went away: worth another try later."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SiteIdentity:
-    """A site's PEM files for mutual TLS, checked against one another.
+class Answer(NamedTuple):
+    """What the hub said, and what it took in bytes of messages."""
 
-    Raises:
-        CryptoError: if one cannot be read, or they do not belong together, or not to this day.
-    """
-
-    certificate: bytes
-    key: bytes
-    ca_certificate: bytes
-
-    def __post_init__(self) -> None:
-        try:
-            certificate, *chain = x509.load_pem_x509_certificates(self.certificate)
-            public_key = load_pem_private_key(self.key, password=None).public_key()
-            authorities = x509.load_pem_x509_certificates(self.ca_certificate)
-        except (ValueError, TypeError) as err:
-            raise CryptoError(
-                "the site's certificate, key or CA certificate is not readable PEM (the key without"
-                " a password); put back the files that enrolment left"
-            ) from err
-        if certificate.public_key() != public_key:
-            raise CryptoError(
-                "the site's key is not the one its certificate was issued for; use the pair that "
-                "was made at enrolment"
-            )
-        if not any(_issued_by(certificate, authority) for authority in (*authorities, *chain)):
-            raise CryptoError(
-                "the site's certificate was not issued by the CA in its folder, so the hub would "
-                "not take it either; use the files of one enrolment"
-            )
-        start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        if not start <= datetime.now(UTC) <= end:
-            raise CryptoError(
-                f"the site's certificate is valid from {start:%Y-%m-%d %H:%M} to "
-                f"{end:%Y-%m-%d %H:%M} UTC, not now; check this machine's clock, or have the "
-                "certificate renewed"
-            )
-
-    def channel(self, address: str) -> grpc.Channel:
-        """A channel with mutual TLS; nothing is connected yet."""
-        credentials = grpc.ssl_channel_credentials(self.ca_certificate, self.key, self.certificate)
-        return grpc.secure_channel(address, credentials, options=_OPTIONS)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InsecureIdentity:
-    """A name without proof, over a channel without TLS: for tests alone."""
-
-    site: str
-
-    def channel(self, address: str) -> grpc.Channel:
-        """A channel in the clear."""
-        return grpc.insecure_channel(address, options=_OPTIONS)
+    content: pb.HubContent
+    bytes_up: int
+    bytes_down: int
 
 
 class ExchangeLink:
-    """An open stream. After any error but a refusal it is of no further use: `close` it."""
+    """An open stream, its frames sealed. After any error but a refusal, `close` it: it is of no
+    further use."""
 
     def __init__(
         self,
@@ -129,7 +67,8 @@ class ExchangeLink:
 
         Raises:
             HubUnavailable: if the hub is not there, or does not answer in time.
-            CryptoError: if the hub's certificate does not verify.
+            CryptoError: if the hub's certificate does not verify, or it does not have the private
+                key of the pinned one.
             FrameRefused: if the hub does not take this site, or speaks another version.
         """
         self._address = address
@@ -152,22 +91,29 @@ class ExchangeLink:
             daemon=True,
         ).start()
         try:
-            self._greet()
+            self._session = self._greet(identity)
         except BaseException:
             self.close()
             raise
         self._limit = reply_seconds
 
-    def ask(self, message: pb.SiteFrame) -> pb.HubFrame:
-        """The hub's answer to `message`.
+    def ask(self, content: pb.SiteContent) -> Answer:
+        """The hub's answer to `content`.
 
         Raises:
             HubUnavailable: if the connection is lost, or nothing comes in time.
-            CryptoError: if the hub's certificate does not verify.
-            FrameRefused: if the message is too large for the hub.
+            CryptoError: if the answer is not the next one that the hub sealed.
+            FrameRefused: if the content is too large for the hub.
         """
+        message = pb.SiteFrame(sealed=self._session.seal(content.SerializeToString()))
+        reply = self._next(message)
+        return Answer(self._unsealed(self._session, reply), message.ByteSize(), reply.ByteSize())
+
+    def _next(self, message: pb.SiteFrame | None) -> pb.HubFrame:
+        """The hub's next message, after `message` is sent."""
         self._due = time.monotonic() + self._limit
-        self._outgoing.put(message)
+        if message is not None:
+            self._outgoing.put(message)
         try:
             reply: pb.HubFrame = next(self._call)
         except StopIteration:
@@ -198,20 +144,52 @@ class ExchangeLink:
                 self._call.cancel()
                 return
 
-    def _greet(self) -> None:
-        hello = pb.Hello(protocol_version=PROTOCOL_VERSION)
-        reply = self.ask(pb.SiteFrame(hello=hello))
-        kind = reply.WhichOneof("frame")
-        if kind == "refusal":
-            raise refusal_of(reply)
-        if kind != "welcome" or reply.welcome.protocol_version != PROTOCOL_VERSION:
+    def _greet(self, identity: SiteIdentity | InsecureIdentity) -> Session:
+        first = self._next(None)
+        if first.HasField("refusal"):
+            raise refusal_of(first.refusal)
+        if first.challenge.protocol_version != PROTOCOL_VERSION:
             raise FrameRefused(ExchangeCode.WRONG_PROTOCOL, f"the hub at {self._address}")
+        session, hello = open_session(
+            identity.server_hpke_key, site=identity.site, challenge=first.challenge.nonce
+        )
+        reply = self._next(pb.SiteFrame(hello=hello))
+        if reply.HasField("refusal"):
+            refusal = refusal_of(reply.refusal)
+            if refusal.code in (ExchangeCode.WRONG_SUITE, ExchangeCode.BAD_OPENING):
+                raise CryptoError(
+                    f"the exchange hub at {self._address} cannot open what is sealed to the "
+                    f"pinned server-hpke.pub ({refusal.code.name}): it has another key. Compare "
+                    "the fingerprints with the coordinator's, and take the folder of one "
+                    "provisioning; nothing was sent"
+                ) from refusal
+            raise refusal
+        content = self._unsealed(session, reply)
+        if content.welcome.protocol_version != PROTOCOL_VERSION:
+            raise FrameRefused(ExchangeCode.WRONG_PROTOCOL, f"the hub at {self._address}")
+        return session
+
+    def _unsealed(self, session: Session, reply: pb.HubFrame) -> pb.HubContent:
+        try:
+            if not reply.HasField("sealed"):
+                # Also a refusal: unsealed, anyone on the way could have said it.
+                raise FrameRefused(ExchangeCode.MALFORMED, "an answer that is not sealed")
+            content = pb.HubContent()
+            content.ParseFromString(session.unseal(reply.sealed))
+        except (FrameRefused, DecodeError) as err:
+            code = err.code if isinstance(err, FrameRefused) else ExchangeCode.MALFORMED
+            raise CryptoError(
+                f"an answer of the exchange hub at {self._address} is not the one it sealed "
+                f"({code.name}): something on the way opens TLS and changes messages, or the hub "
+                "is not the coordinator whose key is pinned. Nothing more is sent on this stream"
+            ) from err
+        return content
 
 
-def refusal_of(reply: pb.HubFrame) -> FrameRefused:
+def refusal_of(message: pb.Refusal) -> FrameRefused:
     """The error for a refusal; its text is ours by the code, never the sender's."""
     try:
-        code = ExchangeCode(reply.refusal.code)
+        code = ExchangeCode(message.code)
     except ValueError:
         code = ExchangeCode.MALFORMED
     return FrameRefused(code)
@@ -248,11 +226,3 @@ def _explained(error: grpc.RpcError, address: str) -> ConnectionFailed:
     return HubUnavailable(
         f"no connection to the exchange hub at {address}: {status.name}, {details}; {hint}"
     )
-
-
-def _issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True

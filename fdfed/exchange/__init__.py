@@ -13,11 +13,20 @@ from fdfed.exchange.frames import (
 from fdfed.exchange.hpke import HpkePrivateKey, HpkePublicKey, HpkeSuite
 from fdfed.exchange.layout import TapLayout
 from fdfed.exchange.protocol import Exchange, ExchangeStats, StatsRecorder
+from fdfed.exchange.sealing import (
+    NO_SEALING,
+    NoSealing,
+    Session,
+    accept_session,
+    new_challenge,
+    open_session,
+)
 
 __all__ = [
     "INSECURE_SITE_HEADER",
     "MAX_MAGNITUDE",
     "MAX_MESSAGE_BYTES",
+    "NO_SEALING",
     "PROTOCOL_VERSION",
     "CotangentFrame",
     "Exchange",
@@ -27,8 +36,13 @@ __all__ = [
     "HpkePrivateKey",
     "HpkePublicKey",
     "HpkeSuite",
+    "NoSealing",
     "PrototypeFrame",
+    "Session",
     "StatsRecorder",
     "StepKey",
     "TapLayout",
+    "accept_session",
+    "new_challenge",
+    "open_session",
 ]

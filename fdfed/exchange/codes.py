@@ -31,6 +31,12 @@ class ExchangeCode(enum.IntEnum):
     ABSENT = 13
     ROUND_CLOSED = 14
     INTERNAL = 15
+    WRONG_SUITE = 16
+    BAD_OPENING = 17
+    REPLAYED = 18
+    OUT_OF_ORDER = 19
+    TRUNCATED = 20
+    ALTERED = 21
 
     @property
     def public_message(self) -> str:
@@ -45,6 +51,11 @@ class ExchangeCode(enum.IntEnum):
         exchange: no later step would fare better.
         """
         return self in _DROPS_THE_STEP
+
+    @property
+    def ends_the_stream(self) -> bool:
+        """Whether the hub closes the stream with it: sealing is not agreed on, or broken."""
+        return self in _ENDS_THE_STREAM
 
 
 PUBLIC_MESSAGES: Final[Mapping[ExchangeCode, str]] = MappingProxyType(
@@ -79,6 +90,30 @@ PUBLIC_MESSAGES: Final[Mapping[ExchangeCode, str]] = MappingProxyType(
         ),
         ExchangeCode.ROUND_CLOSED: "the round was closed before the step was complete",
         ExchangeCode.INTERNAL: "the hub could not compute the step; see its log",
+        ExchangeCode.WRONG_SUITE: (
+            "the site does not seal with the suite of the coordinator's key; use the "
+            "server-hpke.pub that was provisioned for this coordinator"
+        ),
+        ExchangeCode.BAD_OPENING: (
+            "the session does not open with the coordinator's key, for this site, on this stream; "
+            "site and coordinator need the files of one provisioning"
+        ),
+        ExchangeCode.REPLAYED: (
+            "a sealed frame came a second time; something between site and coordinator repeats "
+            "messages, inside TLS"
+        ),
+        ExchangeCode.OUT_OF_ORDER: (
+            "a sealed frame is missing before this one; something between site and coordinator "
+            "withholds or reorders messages, inside TLS"
+        ),
+        ExchangeCode.TRUNCATED: (
+            "a sealed frame was cut short; something between site and coordinator shortens "
+            "messages, inside TLS"
+        ),
+        ExchangeCode.ALTERED: (
+            "a sealed frame is not what was sent; something between site and coordinator changes "
+            "messages, inside TLS"
+        ),
     }
 )
 
@@ -95,6 +130,20 @@ _DROPS_THE_STEP: Final = frozenset(
         ExchangeCode.ABSENT,
         ExchangeCode.ROUND_CLOSED,
         ExchangeCode.INTERNAL,
+    }
+)
+
+_ENDS_THE_STREAM: Final = frozenset(
+    {
+        ExchangeCode.WRONG_PROTOCOL,
+        ExchangeCode.UNKNOWN_SITE,
+        ExchangeCode.DUPLICATE_STREAM,
+        ExchangeCode.WRONG_SUITE,
+        ExchangeCode.BAD_OPENING,
+        ExchangeCode.REPLAYED,
+        ExchangeCode.OUT_OF_ORDER,
+        ExchangeCode.TRUNCATED,
+        ExchangeCode.ALTERED,
     }
 )
 

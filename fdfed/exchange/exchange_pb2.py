@@ -24,37 +24,45 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x66\x64\x66\x65\x64/exchange/exchange.proto\x12\x11\x66\x64\x66\x65\x64.exchange.v1\"t\n\tSiteFrame\x12)\n\x05hello\x18\x01 \x01(\x0b\x32\x18.fdfed.exchange.v1.HelloH\x00\x12\x33\n\nprototypes\x18\x02 \x01(\x0b\x32\x1d.fdfed.exchange.v1.PrototypesH\x00\x42\x07\n\x05\x66rame\"\xa6\x01\n\x08HubFrame\x12-\n\x07welcome\x18\x01 \x01(\x0b\x32\x1a.fdfed.exchange.v1.WelcomeH\x00\x12\x33\n\ncotangents\x18\x02 \x01(\x0b\x32\x1d.fdfed.exchange.v1.CotangentsH\x00\x12-\n\x07refusal\x18\x03 \x01(\x0b\x32\x1a.fdfed.exchange.v1.RefusalH\x00\x42\x07\n\x05\x66rame\"!\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\"1\n\x07Welcome\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0c\n\x04site\x18\x02 \x01(\t\"N\n\x07StepKey\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x14\n\x0cserver_round\x18\x02 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x0c\n\x04step\x18\x04 \x01(\r\"|\n\nPrototypes\x12\'\n\x03key\x18\x01 \x01(\x0b\x32\x1a.fdfed.exchange.v1.StepKey\x12\x34\n\x0c\x65lement_type\x18\x02 \x01(\x0e\x32\x1e.fdfed.exchange.v1.ElementType\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\"1\n\x10PrototypePayload\x12\x0e\n\x06vector\x18\x01 \x01(\x0c\x12\r\n\x05valid\x18\x02 \x01(\x0c\"|\n\nCotangents\x12\'\n\x03key\x18\x01 \x01(\x0b\x32\x1a.fdfed.exchange.v1.StepKey\x12\x34\n\x0c\x65lement_type\x18\x02 \x01(\x0e\x32\x1e.fdfed.exchange.v1.ElementType\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\"Y\n\x10\x43otangentPayload\x12\x0e\n\x06vector\x18\x01 \x01(\x0c\x12\x12\n\npair_terms\x18\x02 \x03(\x01\x12\x12\n\nsite_terms\x18\x03 \x03(\x01\x12\r\n\x05peers\x18\x04 \x01(\r\"j\n\x07Refusal\x12%\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x17.fdfed.exchange.v1.Code\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\'\n\x03key\x18\x03 \x01(\x0b\x32\x1a.fdfed.exchange.v1.StepKey*_\n\x0b\x45lementType\x12\x1c\n\x18\x45LEMENT_TYPE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT32\x10\x01\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT64\x10\x02*\xe2\x02\n\x04\x43ode\x12\x14\n\x10\x43ODE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x43ODE_MALFORMED\x10\x01\x12\x17\n\x13\x43ODE_WRONG_PROTOCOL\x10\x02\x12\x15\n\x11\x43ODE_UNKNOWN_SITE\x10\x03\x12\x19\n\x15\x43ODE_DUPLICATE_STREAM\x10\x04\x12\x14\n\x10\x43ODE_WRONG_SHAPE\x10\x05\x12\x13\n\x0f\x43ODE_WRONG_TYPE\x10\x06\x12\x13\n\x0f\x43ODE_NOT_FINITE\x10\x07\x12\x12\n\x0e\x43ODE_TOO_LARGE\x10\x08\x12\x14\n\x10\x43ODE_WRONG_ROUND\x10\t\x12\x13\n\x0f\x43ODE_WRONG_STEP\x10\n\x12\x18\n\x14\x43ODE_DUPLICATE_FRAME\x10\x0b\x12\x11\n\rCODE_TOO_LATE\x10\x0c\x12\x0f\n\x0b\x43ODE_ABSENT\x10\r\x12\x15\n\x11\x43ODE_ROUND_CLOSED\x10\x0e\x12\x11\n\rCODE_INTERNAL\x10\x0f\x32S\n\x08\x45xchange\x12G\n\x06Stream\x12\x1c.fdfed.exchange.v1.SiteFrame\x1a\x1b.fdfed.exchange.v1.HubFrame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x66\x64\x66\x65\x64/exchange/exchange.proto\x12\x11\x66\x64\x66\x65\x64.exchange.v1\"r\n\tSiteFrame\x12)\n\x05hello\x18\x01 \x01(\x0b\x32\x18.fdfed.exchange.v1.HelloH\x00\x12+\n\x06sealed\x18\x03 \x01(\x0b\x32\x19.fdfed.exchange.v1.SealedH\x00\x42\x07\n\x05\x66rameJ\x04\x08\x02\x10\x03\"\xae\x01\n\x08HubFrame\x12-\n\x07refusal\x18\x03 \x01(\x0b\x32\x1a.fdfed.exchange.v1.RefusalH\x00\x12\x31\n\tchallenge\x18\x04 \x01(\x0b\x32\x1c.fdfed.exchange.v1.ChallengeH\x00\x12+\n\x06sealed\x18\x05 \x01(\x0b\x32\x19.fdfed.exchange.v1.SealedH\x00\x42\x07\n\x05\x66rameJ\x04\x08\x01\x10\x02J\x04\x08\x02\x10\x03\"4\n\tChallenge\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\r\n\x05nonce\x18\x02 \x01(\x0c\"A\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\r\n\x05suite\x18\x02 \x01(\t\x12\x0f\n\x07opening\x18\x03 \x01(\x0c\"7\n\x06Sealed\x12\x0f\n\x07\x63ounter\x18\x01 \x01(\x04\x12\x0e\n\x06length\x18\x02 \x01(\r\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\"M\n\x0bSiteContent\x12\x33\n\nprototypes\x18\x01 \x01(\x0b\x32\x1d.fdfed.exchange.v1.PrototypesH\x00\x42\t\n\x07\x63ontent\"\xaa\x01\n\nHubContent\x12-\n\x07welcome\x18\x01 \x01(\x0b\x32\x1a.fdfed.exchange.v1.WelcomeH\x00\x12\x33\n\ncotangents\x18\x02 \x01(\x0b\x32\x1d.fdfed.exchange.v1.CotangentsH\x00\x12-\n\x07refusal\x18\x03 \x01(\x0b\x32\x1a.fdfed.exchange.v1.RefusalH\x00\x42\t\n\x07\x63ontent\"1\n\x07Welcome\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0c\n\x04site\x18\x02 \x01(\t\"N\n\x07StepKey\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x14\n\x0cserver_round\x18\x02 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x0c\n\x04step\x18\x04 \x01(\r\"|\n\nPrototypes\x12\'\n\x03key\x18\x01 \x01(\x0b\x32\x1a.fdfed.exchange.v1.StepKey\x12\x34\n\x0c\x65lement_type\x18\x02 \x01(\x0e\x32\x1e.fdfed.exchange.v1.ElementType\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\"1\n\x10PrototypePayload\x12\x0e\n\x06vector\x18\x01 \x01(\x0c\x12\r\n\x05valid\x18\x02 \x01(\x0c\"|\n\nCotangents\x12\'\n\x03key\x18\x01 \x01(\x0b\x32\x1a.fdfed.exchange.v1.StepKey\x12\x34\n\x0c\x65lement_type\x18\x02 \x01(\x0e\x32\x1e.fdfed.exchange.v1.ElementType\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\"Y\n\x10\x43otangentPayload\x12\x0e\n\x06vector\x18\x01 \x01(\x0c\x12\x12\n\npair_terms\x18\x02 \x03(\x01\x12\x12\n\nsite_terms\x18\x03 \x03(\x01\x12\r\n\x05peers\x18\x04 \x01(\r\"j\n\x07Refusal\x12%\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x17.fdfed.exchange.v1.Code\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\'\n\x03key\x18\x03 \x01(\x0b\x32\x1a.fdfed.exchange.v1.StepKey*_\n\x0b\x45lementType\x12\x1c\n\x18\x45LEMENT_TYPE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT32\x10\x01\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT64\x10\x02*\xde\x03\n\x04\x43ode\x12\x14\n\x10\x43ODE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x43ODE_MALFORMED\x10\x01\x12\x17\n\x13\x43ODE_WRONG_PROTOCOL\x10\x02\x12\x15\n\x11\x43ODE_UNKNOWN_SITE\x10\x03\x12\x19\n\x15\x43ODE_DUPLICATE_STREAM\x10\x04\x12\x14\n\x10\x43ODE_WRONG_SHAPE\x10\x05\x12\x13\n\x0f\x43ODE_WRONG_TYPE\x10\x06\x12\x13\n\x0f\x43ODE_NOT_FINITE\x10\x07\x12\x12\n\x0e\x43ODE_TOO_LARGE\x10\x08\x12\x14\n\x10\x43ODE_WRONG_ROUND\x10\t\x12\x13\n\x0f\x43ODE_WRONG_STEP\x10\n\x12\x18\n\x14\x43ODE_DUPLICATE_FRAME\x10\x0b\x12\x11\n\rCODE_TOO_LATE\x10\x0c\x12\x0f\n\x0b\x43ODE_ABSENT\x10\r\x12\x15\n\x11\x43ODE_ROUND_CLOSED\x10\x0e\x12\x11\n\rCODE_INTERNAL\x10\x0f\x12\x14\n\x10\x43ODE_WRONG_SUITE\x10\x10\x12\x14\n\x10\x43ODE_BAD_OPENING\x10\x11\x12\x11\n\rCODE_REPLAYED\x10\x12\x12\x15\n\x11\x43ODE_OUT_OF_ORDER\x10\x13\x12\x12\n\x0e\x43ODE_TRUNCATED\x10\x14\x12\x10\n\x0c\x43ODE_ALTERED\x10\x15\x32S\n\x08\x45xchange\x12G\n\x06Stream\x12\x1c.fdfed.exchange.v1.SiteFrame\x1a\x1b.fdfed.exchange.v1.HubFrame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fdfed.exchange.exchange_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ELEMENTTYPE']._serialized_start=1007
-  _globals['_ELEMENTTYPE']._serialized_end=1102
-  _globals['_CODE']._serialized_start=1105
-  _globals['_CODE']._serialized_end=1459
+  _globals['_ELEMENTTYPE']._serialized_start=1408
+  _globals['_ELEMENTTYPE']._serialized_end=1503
+  _globals['_CODE']._serialized_start=1506
+  _globals['_CODE']._serialized_end=1984
   _globals['_SITEFRAME']._serialized_start=52
-  _globals['_SITEFRAME']._serialized_end=168
-  _globals['_HUBFRAME']._serialized_start=171
-  _globals['_HUBFRAME']._serialized_end=337
-  _globals['_HELLO']._serialized_start=339
-  _globals['_HELLO']._serialized_end=372
-  _globals['_WELCOME']._serialized_start=374
-  _globals['_WELCOME']._serialized_end=423
-  _globals['_STEPKEY']._serialized_start=425
-  _globals['_STEPKEY']._serialized_end=503
-  _globals['_PROTOTYPES']._serialized_start=505
-  _globals['_PROTOTYPES']._serialized_end=629
-  _globals['_PROTOTYPEPAYLOAD']._serialized_start=631
-  _globals['_PROTOTYPEPAYLOAD']._serialized_end=680
-  _globals['_COTANGENTS']._serialized_start=682
-  _globals['_COTANGENTS']._serialized_end=806
-  _globals['_COTANGENTPAYLOAD']._serialized_start=808
-  _globals['_COTANGENTPAYLOAD']._serialized_end=897
-  _globals['_REFUSAL']._serialized_start=899
-  _globals['_REFUSAL']._serialized_end=1005
-  _globals['_EXCHANGE']._serialized_start=1461
-  _globals['_EXCHANGE']._serialized_end=1544
+  _globals['_SITEFRAME']._serialized_end=166
+  _globals['_HUBFRAME']._serialized_start=169
+  _globals['_HUBFRAME']._serialized_end=343
+  _globals['_CHALLENGE']._serialized_start=345
+  _globals['_CHALLENGE']._serialized_end=397
+  _globals['_HELLO']._serialized_start=399
+  _globals['_HELLO']._serialized_end=464
+  _globals['_SEALED']._serialized_start=466
+  _globals['_SEALED']._serialized_end=521
+  _globals['_SITECONTENT']._serialized_start=523
+  _globals['_SITECONTENT']._serialized_end=600
+  _globals['_HUBCONTENT']._serialized_start=603
+  _globals['_HUBCONTENT']._serialized_end=773
+  _globals['_WELCOME']._serialized_start=775
+  _globals['_WELCOME']._serialized_end=824
+  _globals['_STEPKEY']._serialized_start=826
+  _globals['_STEPKEY']._serialized_end=904
+  _globals['_PROTOTYPES']._serialized_start=906
+  _globals['_PROTOTYPES']._serialized_end=1030
+  _globals['_PROTOTYPEPAYLOAD']._serialized_start=1032
+  _globals['_PROTOTYPEPAYLOAD']._serialized_end=1081
+  _globals['_COTANGENTS']._serialized_start=1083
+  _globals['_COTANGENTS']._serialized_end=1207
+  _globals['_COTANGENTPAYLOAD']._serialized_start=1209
+  _globals['_COTANGENTPAYLOAD']._serialized_end=1298
+  _globals['_REFUSAL']._serialized_start=1300
+  _globals['_REFUSAL']._serialized_end=1406
+  _globals['_EXCHANGE']._serialized_start=1986
+  _globals['_EXCHANGE']._serialized_end=2069
 # @@protoc_insertion_point(module_scope)

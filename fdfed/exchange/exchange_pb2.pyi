@@ -31,6 +31,12 @@ class Code(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CODE_ABSENT: _ClassVar[Code]
     CODE_ROUND_CLOSED: _ClassVar[Code]
     CODE_INTERNAL: _ClassVar[Code]
+    CODE_WRONG_SUITE: _ClassVar[Code]
+    CODE_BAD_OPENING: _ClassVar[Code]
+    CODE_REPLAYED: _ClassVar[Code]
+    CODE_OUT_OF_ORDER: _ClassVar[Code]
+    CODE_TRUNCATED: _ClassVar[Code]
+    CODE_ALTERED: _ClassVar[Code]
 ELEMENT_TYPE_UNSPECIFIED: ElementType
 ELEMENT_TYPE_FLOAT32: ElementType
 ELEMENT_TYPE_FLOAT64: ElementType
@@ -50,16 +56,66 @@ CODE_TOO_LATE: Code
 CODE_ABSENT: Code
 CODE_ROUND_CLOSED: Code
 CODE_INTERNAL: Code
+CODE_WRONG_SUITE: Code
+CODE_BAD_OPENING: Code
+CODE_REPLAYED: Code
+CODE_OUT_OF_ORDER: Code
+CODE_TRUNCATED: Code
+CODE_ALTERED: Code
 
 class SiteFrame(_message.Message):
-    __slots__ = ("hello", "prototypes")
+    __slots__ = ("hello", "sealed")
     HELLO_FIELD_NUMBER: _ClassVar[int]
-    PROTOTYPES_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
-    prototypes: Prototypes
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., prototypes: _Optional[_Union[Prototypes, _Mapping]] = ...) -> None: ...
+    sealed: Sealed
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., sealed: _Optional[_Union[Sealed, _Mapping]] = ...) -> None: ...
 
 class HubFrame(_message.Message):
+    __slots__ = ("refusal", "challenge", "sealed")
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    CHALLENGE_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
+    refusal: Refusal
+    challenge: Challenge
+    sealed: Sealed
+    def __init__(self, refusal: _Optional[_Union[Refusal, _Mapping]] = ..., challenge: _Optional[_Union[Challenge, _Mapping]] = ..., sealed: _Optional[_Union[Sealed, _Mapping]] = ...) -> None: ...
+
+class Challenge(_message.Message):
+    __slots__ = ("protocol_version", "nonce")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    nonce: bytes
+    def __init__(self, protocol_version: _Optional[int] = ..., nonce: _Optional[bytes] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("protocol_version", "suite", "opening")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SUITE_FIELD_NUMBER: _ClassVar[int]
+    OPENING_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    suite: str
+    opening: bytes
+    def __init__(self, protocol_version: _Optional[int] = ..., suite: _Optional[str] = ..., opening: _Optional[bytes] = ...) -> None: ...
+
+class Sealed(_message.Message):
+    __slots__ = ("counter", "length", "body")
+    COUNTER_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    counter: int
+    length: int
+    body: bytes
+    def __init__(self, counter: _Optional[int] = ..., length: _Optional[int] = ..., body: _Optional[bytes] = ...) -> None: ...
+
+class SiteContent(_message.Message):
+    __slots__ = ("prototypes",)
+    PROTOTYPES_FIELD_NUMBER: _ClassVar[int]
+    prototypes: Prototypes
+    def __init__(self, prototypes: _Optional[_Union[Prototypes, _Mapping]] = ...) -> None: ...
+
+class HubContent(_message.Message):
     __slots__ = ("welcome", "cotangents", "refusal")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     COTANGENTS_FIELD_NUMBER: _ClassVar[int]
@@ -68,12 +124,6 @@ class HubFrame(_message.Message):
     cotangents: Cotangents
     refusal: Refusal
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., cotangents: _Optional[_Union[Cotangents, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ...) -> None: ...
-
-class Hello(_message.Message):
-    __slots__ = ("protocol_version",)
-    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
-    protocol_version: int
-    def __init__(self, protocol_version: _Optional[int] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("protocol_version", "site")

@@ -45,8 +45,8 @@ class ExchangeServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Stream(self, request_iterator, context):
-        """One stream per site, held over all rounds. The site's first frame is Hello, the hub's is
-        Welcome; then each Prototypes frame gets exactly one answer, in order.
+        """One stream per site, held over all rounds. The hub's first sealed content is Welcome; then
+        each Prototypes gets exactly one answer, in order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

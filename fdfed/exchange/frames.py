@@ -18,7 +18,7 @@ from fdfed.exchange import exchange_pb2 as pb
 from fdfed.exchange.codes import ExchangeCode, FrameRefused
 from fdfed.exchange.layout import MAX_ELEMENTS, MAX_TAPS
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 INSECURE_SITE_HEADER: Final = "fdfed-insecure-site"
 """Metadata key that names the site where there is no certificate: in tests without TLS alone."""
 MAX_MESSAGE_BYTES: Final = 4 << 20

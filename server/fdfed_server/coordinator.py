@@ -16,6 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 from fdfed.config import RunPlan
 from fdfed.errors import InvalidInput
 from fdfed.evaluation.results import RunResults
+from fdfed.exchange import HpkePrivateKey
 from fdfed_server.config import FederationConfig, Roster, ServerConfig
 from fdfed_server.exchange_service import ExchangeService
 from fdfed_server.flower import SuperLink, prepare_process, run_server_app
@@ -41,7 +42,13 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
         QuorumNotMet: if a round fails in every attempt; the state is kept.
     """
     server, roster = config.server, Roster.load(config.server.roster)
+    hpke_key = HpkePrivateKey.read(server.hpke_key)
     plan = _plan_for(config.run, roster)
+    log.info(
+        "layers: mutual TLS; prototypes are sealed (%s), but not blinded: this process can read "
+        "them; no differential privacy, no ε is claimed",
+        hpke_key.suite.value,
+    )
     prepare_process(server.state)
     server.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with ExitStack() as stack:
@@ -55,15 +62,10 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
         hub = ExchangeHub(strategy.cross_site_terms)
         stack.callback(hub.close)
         superlink = stack.enter_context(SuperLink(server))
-        service = _exchange_service(server, hub, plan)
+        service = _exchange_service(server, hub, plan, hpke_key)
         service.start()
         stack.callback(service.stop, grace=0.2)
         status = stack.enter_context(StatusWriter(server.state, lambda: sorted(service.connected)))
-        log.info(
-            "exchange: mutual TLS on port %d; prototypes are neither sealed nor blinded in this "
-            "version; no differential privacy, no ε is claimed",
-            service.port,
-        )
         loop = RoundLoop(strategy, hub, folder=folder, observer=Several((status, *observers)))
         outcome: list[RunOutcome] = []
         # No annotation: Flower looks for a plain assignment.
@@ -74,7 +76,7 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
             outcome.append(loop.run(grid, state))
 
         run_server_app(app, superlink=superlink, node_keys=_keys(roster, plan))
-        results = results_of(outcome[0], transport="mTLS")
+        results = results_of(outcome[0], transport="mTLS", sealed=True)
         write_run(server.state / "results", outcome[0], results)
         return results
 
@@ -103,7 +105,9 @@ def _keys(roster: Roster, plan: RunPlan) -> dict[str, str]:
     return {site: roster.node_keys[site] for site in plan.sites}
 
 
-def _exchange_service(server: ServerConfig, hub: ExchangeHub, plan: RunPlan) -> ExchangeService:
+def _exchange_service(
+    server: ServerConfig, hub: ExchangeHub, plan: RunPlan, hpke_key: HpkePrivateKey
+) -> ExchangeService:
     return ExchangeService(
         hub,
         address=f"{server.bind}:{server.exchange_port}",
@@ -111,6 +115,7 @@ def _exchange_service(server: ServerConfig, hub: ExchangeHub, plan: RunPlan) -> 
         server_certificate=server.certificate.read_bytes(),
         server_key=server.key.read_bytes(),
         ca_certificate=server.ca.read_bytes(),
+        hpke_key=hpke_key,
     )
 
 

@@ -1,4 +1,5 @@
-"""Hosts the exchange hub behind gRPC: mutual TLS, one stream per site, one frame at a time.
+"""Hosts the exchange hub behind gRPC: mutual TLS, sealed frames, one stream per site, one frame at
+a time.
 
 The server runs on an event loop in a thread of its own. A site is whoever its client certificate
 names; what its messages say about themselves is not asked.
@@ -11,28 +12,27 @@ import logging
 import threading
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from fdfed.errors import ConnectionFailed, InvalidInput
 from fdfed.exchange import (
     INSECURE_SITE_HEADER,
     MAX_MESSAGE_BYTES,
-    PROTOCOL_VERSION,
+    NO_SEALING,
     ExchangeCode,
     FrameRefused,
-    PrototypeFrame,
+    HpkePrivateKey,
+    NoSealing,
 )
 from fdfed.exchange import exchange_pb2 as pb
+from fdfed_server.exchange_conversation import Context, Conversation, parse_site_frame
 from fdfed_server.hub import ExchangeHub
 
 log = logging.getLogger(__name__)
 
 _UNWIND_SECONDS: Final = 0.5
-HELLO_SECONDS: Final = 10.0
-"""A stream that has not said Hello by then is closed."""
 
 _SERVICE: Final = pb.DESCRIPTOR.services_by_name["Exchange"].full_name
 _OPTIONS: Final = (
@@ -52,15 +52,6 @@ _OPTIONS: Final = (
 )
 
 
-class _Context(Protocol):
-    """What is used of gRPC's servicer context, which ships without types."""
-
-    async def read(self) -> Any: ...
-    async def write(self, message: pb.HubFrame) -> None: ...
-    def auth_context(self) -> dict[str, list[bytes]]: ...
-    def invocation_metadata(self) -> Any: ...
-
-
 class ExchangeService:
     """The gRPC side of one hub. `start` binds the port, `stop` frees it."""
 
@@ -73,6 +64,7 @@ class ExchangeService:
         server_certificate: bytes | None = None,
         server_key: bytes | None = None,
         ca_certificate: bytes | None = None,
+        hpke_key: HpkePrivateKey | NoSealing | None = None,
         insecure: bool = False,
         on_connect: Callable[[str], None] | None = None,
         on_disconnect: Callable[[str], None] | None = None,
@@ -84,6 +76,8 @@ class ExchangeService:
             server_certificate: PEM, with its chain.
             server_key: PEM.
             ca_certificate: PEM of the authority that signs the sites' certificates.
+            hpke_key: the key to which every site seals. `NO_SEALING` takes frames in clear, as
+                `insecure` does without a key: both for tests, and loudly logged.
             insecure: no TLS, and a site is whoever it says it is. For tests.
             on_connect: called, in the service's thread, once a site's stream is open.
             on_disconnect: the same, once it is closed.
@@ -99,7 +93,13 @@ class ExchangeService:
                 "the exchange needs server_certificate, server_key and ca_certificate; make them "
                 "with `fdfed-server provision`"
             )
+        if hpke_key is None and not insecure:
+            raise InvalidInput(
+                "the exchange needs hpke_key, to which the sites seal their prototypes; it is "
+                "hpke.key in the folder that `fdfed-server provision` made for the coordinator"
+            )
         self._hub = hub
+        self._hpke_key = NO_SEALING if hpke_key is None else hpke_key
         self._address = address
         self._sites = frozenset(sites)
         self._material = material
@@ -137,6 +137,11 @@ class ExchangeService:
             )
         else:
             log.info("exchange with mutual TLS on %s (port %d)", self._address, port)
+        if isinstance(self._hpke_key, NoSealing):
+            log.warning(
+                "EXCHANGE NOT SEALED on port %d: whoever opens TLS reads prototypes. Tests only.",
+                port,
+            )
 
     def stop(self, grace: float = 0.5) -> None:
         """Ends all streams, at once or `grace` seconds from now, and frees the port."""
@@ -160,7 +165,7 @@ class ExchangeService:
         server = grpc.aio.server(options=_OPTIONS)
         handler = grpc.stream_stream_rpc_method_handler(
             self._stream,
-            request_deserializer=_parse,
+            request_deserializer=parse_site_frame,
             response_serializer=pb.HubFrame.SerializeToString,
         )
         server.add_generic_rpc_handlers(
@@ -197,20 +202,22 @@ class ExchangeService:
                 "free, that the address is this machine's, and that key and certificate match"
             ) from err
 
-    async def _stream(self, _requests: Any, context: _Context) -> None:
+    async def _stream(self, _requests: Any, context: Context) -> None:
         site = self._identity(context)
+        conversation = Conversation(
+            self._hub, self._hpke_key, site, context, on_open=lambda: self._opened(site)
+        )
         try:
             self._admit(site)
         except FrameRefused as err:
-            self._hub.count_refusal(site, err)
-            await context.write(_refusal(err))
+            await conversation.turn_away(err)
             return
         try:
-            await self._converse(site, context)
+            await conversation.run()
         finally:
             self._release(site)
 
-    def _identity(self, context: _Context) -> str:
+    def _identity(self, context: Context) -> str:
         if self._insecure:
             metadata = dict(context.invocation_metadata() or ())
             return str(metadata.get(INSECURE_SITE_HEADER, ""))
@@ -224,75 +231,14 @@ class ExchangeService:
             raise FrameRefused(ExchangeCode.DUPLICATE_STREAM)
         self._connected |= {site}
 
+    def _opened(self, site: str) -> None:
+        log.info("site %s: exchange stream open", site)
+        if self._on_connect is not None:
+            self._on_connect(site)
+
     def _release(self, site: str) -> None:
         self._hub.disconnect(site)
         self._connected -= {site}
         log.info("site %s: exchange stream closed", site)
         if self._on_disconnect is not None:
             self._on_disconnect(site)
-
-    async def _converse(self, site: str, context: _Context) -> None:
-        refusal = await self._greet(context)
-        if refusal is not None:
-            self._hub.count_refusal(site, refusal)
-            await context.write(_refusal(refusal))
-            return
-        self._hub.connect(site)
-        welcome = pb.Welcome(protocol_version=PROTOCOL_VERSION, site=site)
-        await context.write(pb.HubFrame(welcome=welcome))
-        log.info("site %s: exchange stream open", site)
-        if self._on_connect is not None:
-            self._on_connect(site)
-        # The next frame is read when this one is answered: a site cannot queue work at the hub.
-        while (message := await context.read()) is not grpc.aio.EOF:
-            await context.write(await self._answer(site, message))
-
-    async def _greet(self, context: _Context) -> FrameRefused | None:
-        try:
-            message = await asyncio.wait_for(context.read(), HELLO_SECONDS)
-        except TimeoutError:
-            return FrameRefused(ExchangeCode.MALFORMED, "no Hello in time")
-        if not isinstance(message, pb.SiteFrame) or message.WhichOneof("frame") != "hello":
-            return FrameRefused(ExchangeCode.MALFORMED, "the first frame is not Hello")
-        if message.hello.protocol_version != PROTOCOL_VERSION:
-            return FrameRefused(
-                ExchangeCode.WRONG_PROTOCOL,
-                f"version {message.hello.protocol_version}, here {PROTOCOL_VERSION}",
-            )
-        return None
-
-    async def _answer(self, site: str, message: pb.SiteFrame | None) -> pb.HubFrame:
-        if message is None or message.WhichOneof("frame") != "prototypes":
-            refusal = FrameRefused(ExchangeCode.MALFORMED, "not a frame of prototypes")
-            self._hub.count_refusal(site, refusal)
-            return _refusal(refusal)
-        try:
-            frame = PrototypeFrame.from_proto(message.prototypes)
-        except FrameRefused as err:
-            self._hub.count_refusal(site, err)
-            return _refusal(err)
-        try:
-            reply = await asyncio.wrap_future(self._hub.submit(site, frame))
-        except FrameRefused as err:
-            return _refusal(err, frame)
-        return pb.HubFrame(cotangents=reply.to_proto())
-
-
-def _parse(data: bytes) -> pb.SiteFrame | None:
-    """The message in a stranger's bytes, or `None`: the stream then answers MALFORMED."""
-    message = pb.SiteFrame()
-    try:
-        message.ParseFromString(data)
-    except DecodeError:
-        return None
-    return message
-
-
-def _refusal(refusal: FrameRefused, frame: PrototypeFrame | None = None) -> pb.HubFrame:
-    return pb.HubFrame(
-        refusal=pb.Refusal(
-            code=f"CODE_{refusal.code.name}",
-            message=refusal.code.public_message,
-            key=frame.key.to_proto() if frame is not None else None,
-        )
-    )

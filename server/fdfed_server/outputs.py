@@ -36,11 +36,12 @@ from fdfed_server.run_state import UNKNOWN_SCORE, RunState
 MODEL = "model.safetensors"
 
 
-def results_of(outcome: RunOutcome, *, transport: str) -> RunResults:
+def results_of(outcome: RunOutcome, *, transport: str, sealed: bool = False) -> RunResults:
     """The run in the form of `results.json`.
 
     Args:
         transport: how messages travelled, such as `mTLS`.
+        sealed: whether prototypes were encrypted from agent to hub; a simulation has no wire.
     """
     state = outcome.state
     plan = state.plan
@@ -55,7 +56,7 @@ def results_of(outcome: RunOutcome, *, transport: str) -> RunResults:
             down=sum(record.bytes.down for record in state.history),
         ),
         seconds={"total": state.seconds},
-        privacy=PrivacyResult(transport=transport, min_count=plan.min_count),
+        privacy=PrivacyResult(transport=transport, sealed=sealed, min_count=plan.min_count),
         config=plan.model_dump(mode="json"),
         versions=library_versions(),
         phantoms=plan.phantoms,
@@ -100,17 +101,14 @@ def exchange_result(stats: Sequence[ExchangeStats]) -> ExchangeResult:
 
 def write_run(folder: Path, outcome: RunOutcome, results: RunResults) -> None:
     """`model.safetensors`, `results.json`, `rounds.csv` and `report.html`, each atomically."""
-    write_common_model(folder, outcome.state, results)
-    write_results(folder / "results.json", results)
-    write_rounds_csv(folder / "rounds.csv", outcome.state.history)
-    write_report(folder / "report.html", results)
-
-
-def write_common_model(folder: Path, state: RunState, results: RunResults) -> None:
-    """`model.safetensors`: the run's best weights; nothing where the sites have no common model."""
+    state = outcome.state
     if state.plan.strategy != "local":
-        header = model_header(state, results)
-        save_weights(folder / MODEL, state.plan, state.best.model.weights, header)
+        save_weights(
+            folder / MODEL, state.plan, state.best.model.weights, model_header(state, results)
+        )
+    write_results(folder / "results.json", results)
+    write_rounds_csv(folder / "rounds.csv", state.history)
+    write_report(folder / "report.html", results)
 
 
 def save_weights(

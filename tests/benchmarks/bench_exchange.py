@@ -4,8 +4,9 @@
 
 The frames are those of the full-width U-Net (nine taps, 5,888 numbers, 23.6 kB each way in fp32).
 The first table separates the way through gRPC, the barrier and back (`wire`: the hub computes
-nothing) from the whole (`paper`: Eq. 4 in fp64). The second one is the computation alone, by the
-number of sites. Run it on an idle machine; three processes want a core each.
+nothing) from the whole (`paper`: Eq. 4 in fp64), each with and without sealing. The second is what
+sealing takes by itself, the third the computation alone, by the number of sites. Run it on an idle
+machine; three processes want a core each.
 """
 
 from __future__ import annotations
@@ -14,15 +15,31 @@ import argparse
 import multiprocessing as mp
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fdfed.exchange import ExchangeStats, PrototypeFrame, StepKey, TapLayout
+from fdfed.exchange import (
+    NO_SEALING,
+    ExchangeStats,
+    HpkePrivateKey,
+    HpkePublicKey,
+    HpkeSuite,
+    PrototypeFrame,
+    StepKey,
+    TapLayout,
+    accept_session,
+    new_challenge,
+    open_session,
+)
+from fdfed.exchange import exchange_pb2 as pb
 from fdfed_client.exchange import ExchangeStream
-from fdfed_client.exchange_link import SiteIdentity
+from fdfed_client.exchange_identity import SiteIdentity
 from fdfed_server.exchange_service import ExchangeService
 from fdfed_server.hub import ExchangeHub
 from fdfed_server.provision import provision
@@ -40,13 +57,20 @@ def no_terms(layout: TapLayout, vectors: NDArray[np.float64], valid: NDArray[np.
 
 
 def train(
-    site: str, folder: Path, address: str, swaps: int, results: mp.Queue[ExchangeStats]
+    site: str,
+    folder: Path,
+    address: str,
+    swaps: int,
+    *,
+    sealed: bool,
+    results: mp.Queue[ExchangeStats],
 ) -> None:
     mine = folder / "sites" / site
     identity = SiteIdentity(
         certificate=(mine / "site.pem").read_bytes(),
         key=(mine / "site.key").read_bytes(),
         ca_certificate=(mine / "ca.pem").read_bytes(),
+        server_hpke_key=HpkePublicKey.read(mine / "server-hpke.pub") if sealed else NO_SEALING,
     )
     exchange = ExchangeStream(address, identity, reply_seconds=30.0)
     rng = np.random.default_rng(len(site))
@@ -60,7 +84,7 @@ def train(
     exchange.close()
 
 
-def measure(folder: Path, *, terms: str, swaps: int) -> list[ExchangeStats]:
+def measure(folder: Path, *, terms: str, sealed: bool, swaps: int) -> list[ExchangeStats]:
     """Both sites' statistics of one round."""
     hub = ExchangeHub(no_terms if terms == "wire" else cross_site_terms)
     server = folder / "server"
@@ -71,6 +95,7 @@ def measure(folder: Path, *, terms: str, swaps: int) -> list[ExchangeStats]:
         server_certificate=(server / "server.pem").read_bytes(),
         server_key=(server / "server.key").read_bytes(),
         ca_certificate=(server / "ca.pem").read_bytes(),
+        hpke_key=HpkePrivateKey.read(server / "hpke.key") if sealed else NO_SEALING,
     )
     service.start()
     hub.open_round(
@@ -88,7 +113,11 @@ def measure(folder: Path, *, terms: str, swaps: int) -> list[ExchangeStats]:
     results = context.Queue()
     address = f"localhost:{service.port}"
     processes = [
-        context.Process(target=train, args=(site, folder, address, swaps, results))
+        context.Process(
+            target=train,
+            args=(site, folder, address, swaps),
+            kwargs={"sealed": sealed, "results": results},
+        )
         for site in SITES
     ]
     for process in processes:
@@ -103,19 +132,49 @@ def measure(folder: Path, *, terms: str, swaps: int) -> list[ExchangeStats]:
 
 def print_swaps(swaps: int, repeats: int) -> None:
     print(
-        f"{'hub computes':14}{'p50 ms':>9}{'p99 ms':>9}{'answered':>10}{'bytes up':>10}{'down':>8}"
+        f"{'hub computes':14}{'sealed':>8}{'p50 ms':>9}"
+        f"{'p99 ms':>9}{'answered':>10}{'bytes up':>10}{'down':>8}"
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "federation"
         provision(SITES, folder)
         for _ in range(repeats):
-            for terms in ("wire", "paper"):
-                stats = measure(folder, terms=terms, swaps=swaps)
+            for terms, sealed in product(("wire", "paper"), (False, True)):
+                stats = measure(folder, terms=terms, sealed=sealed, swaps=swaps)
                 print(
-                    f"{terms:14}{max(s.swap_ms_p50 for s in stats):9.2f}"
+                    f"{terms:14}{'yes' if sealed else 'no':>8}"
+                    f"{max(s.swap_ms_p50 for s in stats):9.2f}"
                     f"{max(s.swap_ms_p99 for s in stats):9.2f}{stats[0].answered:10}"
                     f"{stats[0].bytes_up / swaps:10.0f}{stats[0].bytes_down / swaps:8.0f}"
                 )
+
+
+def print_sealing() -> None:
+    """Time of the parts: the opening of a stream, by suite, and one frame's way."""
+    print(f"\n{'sealing':34}{'median µs':>11}")
+    challenge, content = new_challenge(), bytes(4 * LAYOUT.size)
+    for suite in HpkeSuite:
+        key = HpkePrivateKey.generate(suite)
+        opened = partial(open_session, key.public, site="first", challenge=challenge)
+        site, hello = opened()
+        accepted = partial(accept_session, key, site="first", challenge=challenge, hello=hello)
+        hub = accepted()
+        print(f"{f'opening at the site, {suite.value}':34}{median_us(opened):11.1f}")
+        print(f"{f'opening at the hub, {suite.value}':34}{median_us(accepted):11.1f}")
+    frames: list[pb.Sealed] = []
+    sealing = median_us(lambda: frames.append(site.seal(content)))
+    waiting = iter(frames)
+    unsealing = median_us(lambda: hub.unseal(next(waiting)))
+    print(f"{'seal a frame of 23.6 kB':34}{sealing:11.1f}\n{'unseal it':34}{unsealing:11.1f}")
+
+
+def median_us(function: Callable[[], object], repeats: int = 300) -> float:
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds)) * 1e6
 
 
 def print_terms() -> None:
@@ -138,6 +197,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print_swaps(arguments.swaps, arguments.repeats)
+    print_sealing()
     print_terms()
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fdfed.config import RunPlan
 from fdfed.data import SplitCounts
+from fdfed.exchange import HpkePrivateKey
 from fdfed.losses import exchange_loss, feature_discrepancy_loss, segmentation_loss
 from fdfed.prototypes import batch_prototypes, masked_prototypes
 from fdfed.training.initialise import initial_network
@@ -25,7 +26,7 @@ from fdfed.training.sharing import put_tensors_
 from fdfed.training.site_state import SiteStore
 from fdfed.wire import TrainInstruction, TrainResult
 from fdfed_client.exchange import ExchangeStream
-from fdfed_client.exchange_link import InsecureIdentity
+from fdfed_client.exchange_identity import InsecureIdentity
 from fdfed_client.site import Site
 from fdfed_server.exchange_service import ExchangeService
 from fdfed_server.hub import ExchangeHub
@@ -95,19 +96,22 @@ def names(request: pytest.FixtureRequest) -> tuple[str, ...]:
 
 
 class Federation:
-    """Real sites on a real loopback stream, one real strategy."""
+    """Real sites on a real, sealed loopback stream, one real strategy."""
 
     def __init__(self, plan: RunPlan, data: Mapping[str, OneBatch], folder: Path) -> None:
         self.plan, self.data = plan, data
         self.strategy = Strategy(plan)
         self.hub = ExchangeHub(self.strategy.cross_site_terms)
+        key = HpkePrivateKey.generate()
         self.service = ExchangeService(
-            self.hub, address="127.0.0.1:0", sites=plan.sites, insecure=True
+            self.hub, address="127.0.0.1:0", sites=plan.sites, hpke_key=key, insecure=True
         )
         self.service.start()
         self.streams = {
             name: ExchangeStream(
-                f"127.0.0.1:{self.service.port}", InsecureIdentity(site=name), reply_seconds=40
+                f"127.0.0.1:{self.service.port}",
+                InsecureIdentity(site=name, server_hpke_key=key.public),
+                reply_seconds=40,
             )
             for name in plan.sites
         }

@@ -1,7 +1,9 @@
 """The exchange over real gRPC with mutual TLS on loopback."""
 
 import datetime as dt
+import functools
 import ipaddress
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,19 +22,24 @@ from fdfed.exchange import (
     PROTOCOL_VERSION,
     ExchangeCode,
     FrameRefused,
+    HpkePrivateKey,
     PrototypeFrame,
+    Session,
     StepKey,
     TapLayout,
+    open_session,
 )
 from fdfed.exchange import exchange_pb2 as pb
 from fdfed_client.exchange import ExchangeStream
-from fdfed_client.exchange_link import HubUnavailable, InsecureIdentity, SiteIdentity
+from fdfed_client.exchange_identity import InsecureIdentity, SiteIdentity
+from fdfed_client.exchange_link import HubUnavailable
 from fdfed_server.exchange_service import ExchangeService
 from fdfed_server.hub import ExchangeHub
 from fdfed_server.terms import cross_site_terms
 
 LAYOUT = TapLayout(("Enc1", "Enc2", "Bot"), (8, 16, 32))
 SITES = ("ad", "busi", "monuseg", "tnbc", "udiat")
+HUB_KEY = HpkePrivateKey.generate()
 METHOD = "/fdfed.exchange.v1.Exchange/Stream"
 
 
@@ -62,7 +69,12 @@ class Authority:
 
     def site(self, name: str) -> SiteIdentity:
         certificate, key = self.issue(name)
-        return SiteIdentity(certificate=certificate, key=key, ca_certificate=self.certificate)
+        return SiteIdentity(
+            certificate=certificate,
+            key=key,
+            ca_certificate=self.certificate,
+            server_hpke_key=HUB_KEY.public,
+        )
 
     def _sign(
         self,
@@ -106,6 +118,7 @@ class Coordinator:
             server_certificate=self._certificate,
             server_key=self._key,
             ca_certificate=self._authority.certificate,
+            hpke_key=HUB_KEY,
             on_connect=lambda site: self.events.append(f"+{site}"),
             on_disconnect=lambda site: self.events.append(f"-{site}"),
         )
@@ -383,6 +396,7 @@ def test_a_hub_under_another_name_is_not_spoken_to(
         server_certificate=certificate,
         server_key=key,
         ca_certificate=authority.certificate,
+        hpke_key=HUB_KEY,
     )
     service.start()
     exchange = ExchangeStream(f"127.0.0.2:{service.port}", authority.site("ad"), reply_seconds=5.0)
@@ -396,36 +410,62 @@ def test_files_that_do_not_belong_together_are_named_before_any_connection(
 ) -> None:
     certificate, key = authority.issue("ad")
     ca = authority.certificate
+    identity = functools.partial(SiteIdentity, server_hpke_key=HUB_KEY.public)
     with pytest.raises(CryptoError, match="not the one its certificate was issued for"):
-        SiteIdentity(certificate=certificate, key=authority.issue("ad")[1], ca_certificate=ca)
+        identity(certificate=certificate, key=authority.issue("ad")[1], ca_certificate=ca)
     with pytest.raises(CryptoError, match="not issued by the CA"):
-        SiteIdentity(certificate=certificate, key=key, ca_certificate=Authority().certificate)
+        identity(certificate=certificate, key=key, ca_certificate=Authority().certificate)
     with pytest.raises(CryptoError, match="not readable PEM"):
-        SiteIdentity(certificate=b"", key=key, ca_certificate=ca)
+        identity(certificate=b"", key=key, ca_certificate=ca)
     old, old_key = authority.issue("ad", days=-1)
     with pytest.raises(CryptoError, match="check this machine's clock"):
-        SiteIdentity(certificate=old, key=old_key, ca_certificate=ca)
+        identity(certificate=old, key=old_key, ca_certificate=ca)
 
 
 class RawStream:
     """Sends whatever bytes it likes, with a certificate that is in order."""
 
     def __init__(self, address: str, identity: SiteIdentity) -> None:
+        self._identity = identity
         self._channel = identity.channel(address)
-        self._call = self._channel.stream_stream(METHOD)
+        self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._replies = self._channel.stream_stream(METHOD)(
+            iter(self._outgoing.get, None), timeout=20
+        )
+        self.challenge = self.read().challenge.nonce
 
-    def talk(self, *messages: bytes) -> list[pb.HubFrame]:
-        """All answers to `messages`, sent at once."""
-        replies = [pb.HubFrame.FromString(r) for r in self._call(iter(messages), timeout=10)]
+    def send(self, message: bytes) -> None:
+        self._outgoing.put(message)
+
+    def read(self) -> pb.HubFrame:
+        return pb.HubFrame.FromString(next(self._replies))
+
+    def greet(self) -> Session:
+        """The session that an honest site would have."""
+        session, hello = open_session(HUB_KEY.public, site="ad", challenge=self.challenge)
+        self.send(pb.SiteFrame(hello=hello).SerializeToString())
+        welcome = pb.HubContent.FromString(session.unseal(self.read().sealed))
+        assert welcome.welcome.site == "ad"
+        return session
+
+    def rest(self) -> list[pb.HubFrame]:
+        """What still comes; then the stream is closed, by whichever side."""
+        self._outgoing.put(None)
+        replies = [pb.HubFrame.FromString(reply) for reply in self._replies]
         self._channel.close()
         return replies
 
 
-HELLO = pb.SiteFrame(hello=pb.Hello(protocol_version=PROTOCOL_VERSION)).SerializeToString()
+def _sealed(session: Session, content: bytes) -> bytes:
+    return pb.SiteFrame(sealed=session.seal(content)).SerializeToString()
 
 
-def _codes(replies: list[pb.HubFrame]) -> list[str]:
-    return [pb.Code.Name(reply.refusal.code) for reply in replies if reply.HasField("refusal")]
+def _content(site: str, step: int) -> bytes:
+    return pb.SiteContent(prototypes=_frame(site, step).to_proto()).SerializeToString()
+
+
+def _code(refusal: pb.Refusal) -> str:
+    return pb.Code.Name(refusal.code)
 
 
 @pytest.mark.parametrize(
@@ -434,64 +474,76 @@ def _codes(replies: list[pb.HubFrame]) -> list[str]:
         (b"\xff\xff\xff", "CODE_MALFORMED"),
         (b"", "CODE_MALFORMED"),
         (
-            pb.SiteFrame(prototypes=_frame("ad", 0).to_proto()).SerializeToString(),
+            pb.SiteFrame(sealed=pb.Sealed(length=1, body=bytes(17))).SerializeToString(),
             "CODE_MALFORMED",
         ),
         (
-            pb.SiteFrame(hello=pb.Hello(protocol_version=99)).SerializeToString(),
+            pb.SiteFrame(hello=pb.Hello(protocol_version=1)).SerializeToString(),
             "CODE_WRONG_PROTOCOL",
+        ),
+        (
+            pb.SiteFrame(hello=pb.Hello(protocol_version=PROTOCOL_VERSION)).SerializeToString(),
+            "CODE_WRONG_SUITE",
+        ),
+        (
+            pb.SiteFrame(
+                hello=pb.Hello(
+                    protocol_version=PROTOCOL_VERSION, suite="mlkem768-x25519", opening=bytes(1168)
+                )
+            ).SerializeToString(),
+            "CODE_BAD_OPENING",
         ),
     ],
 )
 def test_a_stream_that_does_not_greet_properly_is_refused_and_closed(
     authority: Authority, coordinator: Coordinator, first: bytes, code: str
 ) -> None:
-    replies = RawStream(coordinator.address, authority.site("ad")).talk(first, HELLO)
-    assert _codes(replies) == [code]
-    assert len(replies) == 1
+    raw = RawStream(coordinator.address, authority.site("ad"))
+    raw.send(first)
+    raw.send(first)
+    (reply,) = raw.rest()
+    assert _code(reply.refusal) == code
     _until(lambda: not coordinator.service.connected)
+    assert sum(coordinator.hub.snapshot().refused.values()) == 1
 
 
-def test_hostile_bytes_are_refused_one_by_one_and_the_hub_serves_on(
+def test_hostile_contents_are_refused_one_by_one_and_the_stream_goes_on(
     authority: Authority, coordinator: Coordinator, stream: Callable[..., ExchangeStream]
 ) -> None:
     coordinator.open(("ad",))
-    good = pb.SiteFrame(prototypes=_frame("ad", 0).to_proto())
-    huge = pb.SiteFrame()
-    huge.CopyFrom(good)
-    huge.prototypes.payload = pb.PrototypePayload(vector=bytes(3 << 20)).SerializeToString()
-    replies = RawStream(coordinator.address, authority.site("ad")).talk(
-        HELLO,
-        b"\xff" * 50,
-        HELLO,
-        huge.SerializeToString(),
-        good.SerializeToString()[:-7],
-        good.SerializeToString(),
-    )
-    assert replies[0].HasField("welcome")
-    assert _codes(replies) == [
-        "CODE_MALFORMED",
-        "CODE_MALFORMED",
-        "CODE_TOO_LARGE",
-        "CODE_MALFORMED",
-    ]
-    assert replies[-1].HasField("cotangents")
+    huge = pb.SiteContent(prototypes=_frame("ad", 0).to_proto())
+    huge.prototypes.payload = pb.PrototypePayload(vector=bytes(0x280000)).SerializeToString()
+    raw = RawStream(coordinator.address, authority.site("ad"))
+    session = raw.greet()
+    codes = []
+    for content in (b"\xff" * 50, b"", huge.SerializeToString(), _content("ad", 0)[:-7]):
+        raw.send(_sealed(session, content))
+        answer = pb.HubContent.FromString(session.unseal(raw.read().sealed))
+        codes.append(_code(answer.refusal))
+    assert codes == ["CODE_MALFORMED", "CODE_MALFORMED", "CODE_TOO_LARGE", "CODE_MALFORMED"]
+    raw.send(_sealed(session, _content("ad", 0)))
+    answer = pb.HubContent.FromString(session.unseal(raw.read().sealed))
+    assert answer.HasField("cotangents")
+    assert raw.rest() == []
     _until(lambda: not coordinator.service.connected)
     assert stream("ad").swap(_frame("ad", 1)) is not None
 
 
-def test_random_bytes_never_crash_the_service(
+def test_random_contents_never_crash_the_service(
     authority: Authority, coordinator: Coordinator, stream: Callable[..., ExchangeStream]
 ) -> None:
     rng = np.random.default_rng(0)
     noise = [rng.bytes(int(rng.integers(1, 200))) for _ in range(300)]
-    good = bytearray(pb.SiteFrame(prototypes=_frame("ad", 0).to_proto()).SerializeToString())
     for _ in range(300):
-        bent = bytearray(good)
+        bent = bytearray(_content("ad", 0))
         bent[int(rng.integers(len(bent)))] ^= 1 << int(rng.integers(8))
         noise.append(bytes(bent))
-    replies = RawStream(coordinator.address, authority.site("ad")).talk(HELLO, *noise)
-    assert len(replies) == len(noise) + 1
+    raw = RawStream(coordinator.address, authority.site("ad"))
+    session = raw.greet()
+    for content in noise:
+        raw.send(_sealed(session, content))
+        assert pb.HubContent.FromString(session.unseal(raw.read().sealed)).HasField("refusal")
+    raw.rest()
     _until(lambda: not coordinator.service.connected)
     coordinator.open(("ad",))
     assert stream("ad").swap(_frame("ad", 0)) is not None
@@ -500,14 +552,15 @@ def test_random_bytes_never_crash_the_service(
 def test_a_message_beyond_the_size_limit_ends_the_stream_only(
     authority: Authority, coordinator: Coordinator, stream: Callable[..., ExchangeStream]
 ) -> None:
-    channel = authority.site("ad").channel(coordinator.address)
+    raw = RawStream(coordinator.address, authority.site("ad"))
+    raw.greet()
+    raw.send(bytes(5 << 20))
     with pytest.raises(grpc.RpcError) as caught:
-        list(channel.stream_stream(METHOD)(iter([HELLO, bytes(5 << 20)]), timeout=10))
+        raw.read()
     assert caught.value.code() in (
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         grpc.StatusCode.CANCELLED,
     )
-    channel.close()
     _until(lambda: not coordinator.service.connected)
     stream("ad").connect()
 
@@ -517,11 +570,21 @@ def test_without_tls_only_on_explicit_demand_and_with_a_loud_warning(
 ) -> None:
     with pytest.raises(InvalidInput, match="make them with `fdfed-server provision`"):
         ExchangeService(coordinator.hub, address="localhost:0", sites=SITES)
+    with pytest.raises(InvalidInput, match="needs hpke_key"):
+        ExchangeService(
+            coordinator.hub,
+            address="localhost:0",
+            sites=SITES,
+            server_certificate=b"pem",
+            server_key=b"pem",
+            ca_certificate=b"pem",
+        )
     with pytest.raises(InvalidInput, match="takes no certificates"):
         ExchangeService(coordinator.hub, address="x", sites=SITES, server_key=b"key", insecure=True)
     service = ExchangeService(coordinator.hub, address="localhost:0", sites=SITES, insecure=True)
     service.start()
     assert "EXCHANGE WITHOUT TLS" in caplog.text
+    assert "EXCHANGE NOT SEALED" in caplog.text
     coordinator.open(("ad",))
     exchange = ExchangeStream(
         f"localhost:{service.port}", InsecureIdentity(site="ad"), reply_seconds=5.0
@@ -540,6 +603,7 @@ def test_a_port_that_is_taken_is_an_error(authority: Authority, coordinator: Coo
         server_certificate=certificate,
         server_key=key,
         ca_certificate=authority.certificate,
+        hpke_key=HUB_KEY,
     )
     with pytest.raises(ConnectionFailed, match="cannot listen on"):
         service.start()

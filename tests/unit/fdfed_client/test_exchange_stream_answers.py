@@ -8,24 +8,26 @@ from fdfed.errors import ConnectionFailed, InvalidInput, WireError
 from fdfed.exchange import CotangentFrame, ExchangeCode, FrameRefused, PrototypeFrame, StepKey
 from fdfed.exchange import exchange_pb2 as pb
 from fdfed_client.exchange import ExchangeStream
-from fdfed_client.exchange_link import HubUnavailable, InsecureIdentity
+from fdfed_client.exchange_identity import InsecureIdentity
+from fdfed_client.exchange_link import Answer, HubUnavailable
 
 KEY = StepKey("run", 1, 0, 4)
 FRAME = PrototypeFrame(KEY, np.ones(4, np.float32), np.ones(1, np.bool_))
 
-Answer = Callable[[pb.SiteFrame], pb.HubFrame]
+Reply = Callable[[pb.SiteContent], pb.HubContent]
 
 
 class Link:
     """Answers as the test says."""
 
-    answer: Answer
+    answer: Reply
 
     def __init__(self, *_: object, **__: object) -> None:
         self.closed = False
 
-    def ask(self, message: pb.SiteFrame) -> pb.HubFrame:
-        return type(self).answer(message)
+    def ask(self, content: pb.SiteContent) -> Answer:
+        reply = type(self).answer(content)
+        return Answer(reply, content.ByteSize(), reply.ByteSize())
 
     def close(self) -> None:
         self.closed = True
@@ -39,16 +41,16 @@ def stream(monkeypatch: pytest.MonkeyPatch) -> ExchangeStream:
 
 def _cotangents(
     key: StepKey = KEY, *, size: int = 4, taps: int = 1, dtype: type = np.float32
-) -> pb.HubFrame:
+) -> pb.HubContent:
     frame = CotangentFrame(key, np.full(size, 0.5, dtype), np.zeros(taps), np.zeros(taps), 1)
-    return pb.HubFrame(cotangents=frame.to_proto())
+    return pb.HubContent(cotangents=frame.to_proto())
 
 
-def _refusal(code: int) -> pb.HubFrame:
-    return pb.HubFrame(refusal=pb.Refusal(code=code, message="from the hub"))  # type: ignore[arg-type]
+def _refusal(code: int) -> pb.HubContent:
+    return pb.HubContent(refusal=pb.Refusal(code=code, message="from the hub"))  # type: ignore[arg-type]
 
 
-def _answers(reply: pb.HubFrame) -> None:
+def _answers(reply: pb.HubContent) -> None:
     Link.answer = staticmethod(lambda _message: reply)
 
 
@@ -59,7 +61,7 @@ def test_an_answer_that_fits_is_returned_and_counted(stream: ExchangeStream) -> 
     assert reply.vector.tolist() == [0.5] * 4
     stats = stream.take_stats()
     assert (stats.steps, stats.answered, stats.peers_mean) == (1, 1, 1.0)
-    assert stats.bytes_up == pb.SiteFrame(prototypes=FRAME.to_proto()).ByteSize()
+    assert stats.bytes_up == pb.SiteContent(prototypes=FRAME.to_proto()).ByteSize()
     assert stats.bytes_down == _cotangents().ByteSize()
 
 
@@ -71,13 +73,13 @@ def test_an_answer_that_fits_is_returned_and_counted(stream: ExchangeStream) -> 
         _cotangents(size=6),
         _cotangents(taps=2),
         _cotangents(dtype=np.float64),
-        pb.HubFrame(cotangents=pb.Cotangents(payload=b"\xff")),
-        pb.HubFrame(welcome=pb.Welcome(protocol_version=1)),
-        pb.HubFrame(),
+        pb.HubContent(cotangents=pb.Cotangents(payload=b"\xff")),
+        pb.HubContent(welcome=pb.Welcome(protocol_version=1)),
+        pb.HubContent(),
     ],
 )
 def test_an_answer_that_does_not_fit_is_an_error_not_a_dropped_step(
-    stream: ExchangeStream, reply: pb.HubFrame
+    stream: ExchangeStream, reply: pb.HubContent
 ) -> None:
     _answers(reply)
     with pytest.raises(WireError, match="an answer that cannot be used"):
@@ -107,7 +109,7 @@ def test_a_refusal_of_a_code_from_the_future_is_an_error(stream: ExchangeStream)
 
 
 def test_a_lost_connection_drops_the_step(stream: ExchangeStream) -> None:
-    def lost(_message: pb.SiteFrame) -> pb.HubFrame:
+    def lost(_message: pb.SiteContent) -> pb.HubContent:
         raise HubUnavailable("cut")
 
     Link.answer = staticmethod(lost)
@@ -118,7 +120,7 @@ def test_a_lost_connection_drops_the_step(stream: ExchangeStream) -> None:
 
 
 def test_an_identity_that_is_not_accepted_is_an_error(stream: ExchangeStream) -> None:
-    def refused(_message: pb.SiteFrame) -> pb.HubFrame:
+    def refused(_message: pb.SiteContent) -> pb.HubContent:
         raise ConnectionFailed("who are you")
 
     Link.answer = staticmethod(refused)

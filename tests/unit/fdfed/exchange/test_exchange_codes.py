@@ -31,4 +31,24 @@ def test_disagreement_on_identity_or_shape_never_passes_for_a_dropped_step() -> 
         "WRONG_SHAPE",
         "WRONG_TYPE",
         "TOO_LARGE",
+        "WRONG_SUITE",
+        "BAD_OPENING",
+        "REPLAYED",
+        "OUT_OF_ORDER",
+        "TRUNCATED",
+        "ALTERED",
+    }
+
+
+def test_what_breaks_the_sealing_ends_the_stream() -> None:
+    assert {code.name for code in ExchangeCode if code.ends_the_stream} == {
+        "WRONG_PROTOCOL",
+        "UNKNOWN_SITE",
+        "DUPLICATE_STREAM",
+        "WRONG_SUITE",
+        "BAD_OPENING",
+        "REPLAYED",
+        "OUT_OF_ORDER",
+        "TRUNCATED",
+        "ALTERED",
     }

@@ -1,0 +1,163 @@
+"""What the hub and one site say to each other on a stream: challenge, opening, then frame by frame.
+
+Nothing is taken from a site before its session is open, and after a sealed frame that is not in
+order nothing more is: the refusal is the last word on that stream, and the other sites go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from fdfed.exchange import (
+    PROTOCOL_VERSION,
+    ExchangeCode,
+    FrameRefused,
+    HpkePrivateKey,
+    NoSealing,
+    PrototypeFrame,
+    Session,
+    accept_session,
+    new_challenge,
+)
+from fdfed.exchange import exchange_pb2 as pb
+from fdfed_server.hub import ExchangeHub
+
+HELLO_SECONDS: Final = 10.0
+"""A stream that has not said Hello by then is closed."""
+
+
+class Context(Protocol):
+    """What is used of gRPC's servicer context, which ships without types."""
+
+    async def read(self) -> Any: ...
+    async def write(self, message: pb.HubFrame) -> None: ...
+    def auth_context(self) -> dict[str, list[bytes]]: ...
+    def invocation_metadata(self) -> Any: ...
+
+
+class Conversation:
+    """One site's stream, from the challenge to its end."""
+
+    def __init__(
+        self,
+        hub: ExchangeHub,
+        key: HpkePrivateKey | NoSealing,
+        site: str,
+        context: Context,
+        *,
+        on_open: Callable[[], None],
+    ) -> None:
+        """
+        Args:
+            hub: answers the frames.
+            key: opens the site's session.
+            site: as its certificate names it.
+            context: the stream.
+            on_open: called once the session is open.
+        """
+        self._hub = hub
+        self._key = key
+        self._site = site
+        self._context = context
+        self._on_open = on_open
+
+    async def run(self) -> None:
+        """Talks until the site hangs up or breaks the rules of sealing."""
+        try:
+            session = await self._greet()
+        except FrameRefused as err:
+            await self.turn_away(err)
+            return
+        self._hub.connect(self._site)
+        welcome = pb.Welcome(protocol_version=PROTOCOL_VERSION, site=self._site)
+        # Sealed as all that follows: no one but the holder of the private key can say it.
+        await self._write(session, pb.HubContent(welcome=welcome))
+        self._on_open()
+        # The next frame is read when this one is answered: a site cannot queue work at the hub.
+        while (message := await self._context.read()) is not grpc.aio.EOF:
+            try:
+                content = _unsealed(session, message)
+            except FrameRefused as err:
+                await self._write(session, pb.HubContent(refusal=self._refuse(err)))
+                return
+            await self._write(session, await self._answer(content))
+
+    async def turn_away(self, refusal: FrameRefused) -> None:
+        """Refuses the site before there is a session, so in clear."""
+        await self._context.write(pb.HubFrame(refusal=self._refuse(refusal)))
+
+    async def _greet(self) -> Session:
+        nonce = new_challenge()
+        challenge = pb.Challenge(protocol_version=PROTOCOL_VERSION, nonce=nonce)
+        await self._context.write(pb.HubFrame(challenge=challenge))
+        try:
+            message = await asyncio.wait_for(self._context.read(), HELLO_SECONDS)
+        except TimeoutError:
+            raise FrameRefused(ExchangeCode.MALFORMED, "no Hello in time") from None
+        if not isinstance(message, pb.SiteFrame) or message.WhichOneof("frame") != "hello":
+            raise FrameRefused(ExchangeCode.MALFORMED, "the first frame is not Hello")
+        if message.hello.protocol_version != PROTOCOL_VERSION:
+            raise FrameRefused(
+                ExchangeCode.WRONG_PROTOCOL,
+                f"version {message.hello.protocol_version}, here {PROTOCOL_VERSION}",
+            )
+        return accept_session(self._key, site=self._site, challenge=nonce, hello=message.hello)
+
+    async def _answer(self, content: bytes) -> pb.HubContent:
+        try:
+            frame = _prototypes(content)
+        except FrameRefused as err:
+            return pb.HubContent(refusal=self._refuse(err))
+        try:
+            reply = await asyncio.wrap_future(self._hub.submit(self._site, frame))
+        except FrameRefused as err:
+            # The hub has counted it.
+            return pb.HubContent(refusal=_refusal(err, frame))
+        return pb.HubContent(cotangents=reply.to_proto())
+
+    async def _write(self, session: Session, content: pb.HubContent) -> None:
+        await self._context.write(pb.HubFrame(sealed=session.seal(content.SerializeToString())))
+
+    def _refuse(self, refusal: FrameRefused) -> pb.Refusal:
+        self._hub.count_refusal(self._site, refusal)
+        return _refusal(refusal)
+
+
+def parse_site_frame(data: bytes) -> pb.SiteFrame | None:
+    """The message in a stranger's bytes, or `None`: the stream then answers MALFORMED."""
+    message = pb.SiteFrame()
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        return None
+    return message
+
+
+def _unsealed(session: Session, message: pb.SiteFrame | None) -> bytes:
+    if message is None or message.WhichOneof("frame") != "sealed":
+        raise FrameRefused(ExchangeCode.MALFORMED, "not a sealed frame")
+    return session.unseal(message.sealed)
+
+
+def _prototypes(data: bytes) -> PrototypeFrame:
+    content = pb.SiteContent()
+    try:
+        content.ParseFromString(data)
+    except DecodeError as err:
+        raise FrameRefused(ExchangeCode.MALFORMED, "the content cannot be parsed") from err
+    if content.WhichOneof("content") != "prototypes":
+        raise FrameRefused(ExchangeCode.MALFORMED, "not a frame of prototypes")
+    return PrototypeFrame.from_proto(content.prototypes)
+
+
+def _refusal(refusal: FrameRefused, frame: PrototypeFrame | None = None) -> pb.Refusal:
+    return pb.Refusal(
+        code=f"CODE_{refusal.code.name}",
+        message=refusal.code.public_message,
+        key=frame.key.to_proto() if frame is not None else None,
+    )
