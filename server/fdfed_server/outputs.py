@@ -101,14 +101,17 @@ def exchange_result(stats: Sequence[ExchangeStats]) -> ExchangeResult:
 
 def write_run(folder: Path, outcome: RunOutcome, results: RunResults) -> None:
     """`model.safetensors`, `results.json`, `rounds.csv` and `report.html`, each atomically."""
-    state = outcome.state
-    if state.plan.strategy != "local":
-        save_weights(
-            folder / MODEL, state.plan, state.best.model.weights, model_header(state, results)
-        )
+    write_common_model(folder, outcome.state, results)
     write_results(folder / "results.json", results)
-    write_rounds_csv(folder / "rounds.csv", state.history)
+    write_rounds_csv(folder / "rounds.csv", outcome.state.history)
     write_report(folder / "report.html", results)
+
+
+def write_common_model(folder: Path, state: RunState, results: RunResults) -> None:
+    """`model.safetensors`: the run's best weights; nothing where the sites have no common model."""
+    if state.plan.strategy != "local":
+        header = model_header(state, results)
+        save_weights(folder / MODEL, state.plan, state.best.model.weights, header)
 
 
 def save_weights(
