@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
-import textwrap
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,52 +21,26 @@ from fdfed.training.initialise import initial_auxiliary, initial_network
 from fdfed.training.local_round import LocalRound, train_round_
 from fdfed.training.model_file import ModelHeader, load_model, save_model
 
-NETWORK = '''
-"""A seventh network: one convolution down, one up."""
-from torch import nn
-from fdfed.networks import SegmentationNetwork
-from fdfed.networks.base import Tap
+ROOT = Path(__file__).parents[3]
 
 
-class TwoStep(SegmentationNetwork):
-    paper_width = 8
-
-    def __init__(self, *, in_channels, width, norm, size=None):
-        super().__init__(
-            in_channels=in_channels,
-            norm=norm,
-            taps={"Enc1": Tap(width, 1), "Bot": Tap(2 * width, 2), "Dec1": Tap(width, 1)},
-            size_multiple=2,
-            size=size,
-        )
-        self.down = nn.Conv2d(in_channels, width, 3, padding=1)
-        self.bottom = nn.Conv2d(width, 2 * width, 2, stride=2)
-        self.up = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
-        self.head = nn.Conv2d(width, 1, 1)
-
-    def _forward_with_taps(self, image):
-        first = self.down(image).relu()
-        bottom = self.bottom(first).relu()
-        last = (self.up(bottom) + first).relu()
-        return self.head(last), {"Enc1": first, "Bot": bottom, "Dec1": last}
-'''
-
-LOSS = '''
-"""A loss that wants the first tap to be small."""
-from torch import nn
-from fdfed.losses import AuxiliaryLoss
+def blocks(language: str) -> list[str]:
+    """The code of that language in the page that tells how to extend."""
+    page = (ROOT / "docs" / "EXTENDING.md").read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, flags=re.M | re.S)
 
 
-class SmallTap(AuxiliaryLoss):
-    default_weight = 0.5
+NETWORK, LOSS = blocks("python")
 
-    def __init__(self, tap_channels, *, weight=None):
-        super().__init__(tap_channels, weight=weight)
-        self.gain = nn.Linear(1, 1)
 
-    def _loss(self, taps, mask, when):
-        return self.weight * self.gain(taps["Enc1"].square().mean().reshape(1, 1)).square().mean()
-'''
+def entry_points_of_the_page() -> str:
+    lines: list[str] = []
+    for block in blocks("toml"):
+        groups = tomllib.loads(block).get("project", {}).get("entry-points", {})
+        for group, entries in groups.items():
+            lines += [f"[{group}]", *(f"{name} = {value}" for name, value in entries.items())]
+    return "\n".join(lines)
+
 
 Install = Callable[..., None]
 
@@ -79,7 +54,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         info = tmp_path / f"{package}-1.0.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(textwrap.dedent(entry_points))
+        (info / "entry_points.txt").write_text(entry_points)
         for name, source in modules.items():
             (tmp_path / f"{name}.py").write_text(source)
             monkeypatch.delitem(sys.modules, name, raising=False)
@@ -91,14 +66,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 def two_step(install: Install) -> None:
     install(
         "hospital-networks",
-        """
-        [fdfed.networks]
-        two-step = two_step_network:TwoStep
-        unet = two_step_network:TwoStep
-
-        [fdfed.losses]
-        small-tap = small_tap_loss:SmallTap
-        """,
+        entry_points_of_the_page() + "\n[fdfed.networks]\nunet = two_step_network:TwoStep",
         two_step_network=NETWORK,
         small_tap_loss=LOSS,
     )
@@ -232,7 +200,7 @@ def test_the_commands_find_what_is_installed(tmp_path: Path, install: Install) -
     )
     answer = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script],
-        env={"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[3]}", "OMP_NUM_THREADS": "1"},
+        env={"PYTHONPATH": f"{tmp_path}:{ROOT}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=True,

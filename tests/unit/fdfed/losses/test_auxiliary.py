@@ -38,7 +38,7 @@ def taps_and_mask(*, requires_grad: bool = False) -> tuple[dict[str, Tensor], Te
 
 
 def test_the_configuration_knows_the_losses_that_are_built_in() -> None:
-    assert LOSS_NAMES == ("seg", *DISCREPANCY_LOSSES, *AUXILIARY_LOSS_NAMES)
+    assert ("seg", *DISCREPANCY_LOSSES, *AUXILIARY_LOSS_NAMES) == LOSS_NAMES
 
 
 def test_an_unknown_loss_is_refused_with_the_known_names() -> None:
