@@ -23,16 +23,22 @@ from typing import Any, Final
 from fdfed.config import RunPlan, parse
 from fdfed.studies.halving import best_half
 from fdfed.studies.held_out import DRAW
-from fdfed.studies.trials import Trial, TrialResult
+from fdfed.studies.trials import ALGORITHM_1, Trial, TrialResult
+
+Changes = Mapping[str, Any]
+"""Fields of a run plan; nested tables as mappings."""
 
 FOLDS: Final = 3
 SEEDS: Final = 5
 BASE: Final = "base"
-REFERENCES: Final = ("local", "pooled")
-"""Without federation: each site alone, and all images in one place. They are not chosen from."""
-
-Changes = Mapping[str, Any]
-"""Fields of a run plan; nested tables as mappings."""
+REFERENCES: Final[Mapping[str, Changes]] = {
+    "local": {"strategy": "local", "loss": "seg"},
+    "pooled": {"strategy": "pooled", "loss": "seg"},
+    # Its loss is not one of a run plan; the plan's says the phases, the method's the prototypes.
+    ALGORITHM_1: {"strategy": "pooled", "loss": "fd"},
+}
+"""Without federation: each site alone, all images in one place, and the latter by the paper's
+Algorithm 1. They are not chosen from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +155,7 @@ def stages(results: Results) -> dict[str, list[Trial]]:
         "histology base",
         "ultrasound plateau",
         "ultrasound base, one fold",
+        "algorithm 1",
         "histology screen",
         "ultrasound base",
         "histology second fold",
@@ -166,6 +173,7 @@ def _stages(results: Results) -> Iterator[list[Trial]]:
     yield _base(HISTOLOGY, range(FOLDS))
     yield _plateau(ULTRASOUND)
     yield _base(ULTRASOUND, (0,))
+    yield [trial(group, ALGORITHM_1, BASE, fold=0) for group in (HISTOLOGY, ULTRASOUND)]
     screen = [
         trial(HISTOLOGY, method, config, fold=0)
         for row in zip(*map(configurations, METHODS), strict=True)
@@ -230,7 +238,7 @@ def trial(group: Group, method: str, config: str, *, fold: int, seed: int = 0) -
         for part in config.split(" + "):
             changes = _merged(changes, known[part])
     else:
-        changes = {"strategy": method, "loss": "seg"}
+        changes = REFERENCES[method]
     values = _merged(_merged(COMMON, group.changes), changes)
     split = {"held_out": DRAW, "fold": fold, "folds": FOLDS}
     plan = parse(RunPlan, {**values, "seed": seed, "split": split}, source="the study")

@@ -17,13 +17,18 @@ from typing import Any, Final
 
 from fdfed.atomic_file import write_text
 from fdfed.config import RunPlan
+from fdfed.data import SiteData
 from fdfed.errors import DataError, QuorumNotMet
 from fdfed.evaluation.results import RoundRecord, is_known
 from fdfed.simulation import Progress, open_sites, simulate_sites
+from fdfed.studies.algorithm_1 import train_algorithm_1
 from fdfed.studies.diagnostics import TapDiagnostics, diagnose
 
 PLATEAU_SHARE: Final = 0.2
 """The last fifth of the steps, over which a trial is scored."""
+
+ALGORITHM_1: Final = "algorithm-1"
+"""The method of a trial that is no simulation: pooled training by the paper's Algorithm 1."""
 
 _RESULT: Final = "result.json"
 _TRIAL: Final = "trial.json"
@@ -97,17 +102,24 @@ def run_trial(folder: Path, trial: Trial, data: Path, *, progress: Progress | No
     kept = [name for name, site in sites.items() if site.parts["test"]]
     if kept:
         raise DataError(f"{', '.join(kept)} hold test images; a trial must be given a fold")
-    try:
-        results = simulate_sites(trial.plan, sites, out=folder / "run", progress=progress)
-        taps = diagnose(trial.plan, sites, folder / "run")
-    except QuorumNotMet as err:
-        result = _result(trial, (), failure=str(err))
+    if trial.method == ALGORITHM_1:
+        result = _result(trial, train_algorithm_1(trial.plan, sites, folder / "run" / "state"))
     else:
-        result = _result(trial, results.rounds, taps=taps)
+        result = _simulated(folder, trial, sites, progress)
     write_text(folder / _RESULT, json.dumps(asdict(result)))
     # Weights and optimiser states of every trial would fill a disk; the curves are what is kept.
     for part in ("state", "models"):
         shutil.rmtree(folder / "run" / part, ignore_errors=True)
+
+
+def _simulated(
+    folder: Path, trial: Trial, sites: Mapping[str, SiteData], progress: Progress | None
+) -> TrialResult:
+    try:
+        results = simulate_sites(trial.plan, sites, out=folder / "run", progress=progress)
+    except QuorumNotMet as err:
+        return _result(trial, (), failure=str(err))
+    return _result(trial, results.rounds, taps=diagnose(trial.plan, sites, folder / "run"))
 
 
 def load_results(out: Path) -> dict[str, TrialResult]:
