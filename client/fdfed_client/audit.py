@@ -1,7 +1,8 @@
 """The site's record of what left and what came in: one JSON object a line, chained by hashes.
 
 Each line holds the SHA-256 of the line before it, so that an edit, a deletion or a reorder in the
-middle shows. No content is recorded, only kinds, sizes and digests.
+middle shows. No content is recorded, only kinds, sizes and digests. A line that a crash cut off
+stays as it is, and the next one is chained to what there is of it.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import os
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, BinaryIO, Final, Literal
 
 Direction = Literal["in", "out"]
 
 FIRST: Final = "0" * 64
 """The hash that the first line names as its predecessor's."""
+
+_BLOCK: Final = 4096
 
 
 class AuditLog:
@@ -30,8 +33,9 @@ class AuditLog:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
+        self._size = -1
+        self._previous = FIRST
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._previous = _last_hash(path)
 
     def append(self, direction: Direction, kind: str, **details: str | int | float) -> None:
         """Writes one line and has it on disk before it returns.
@@ -39,8 +43,13 @@ class AuditLog:
         Args:
             kind: what was sent or received, such as `train` or `prototypes`.
             details: sizes, digests, round numbers; never content, names of files or patients.
+
+        Raises:
+            OSError: if the line cannot be written; then nothing may be sent either.
         """
-        with self._lock:
+        with self._lock, _opened(self._path) as file:
+            if file.seek(0, os.SEEK_END) != self._size:
+                self._take_up(file)
             entry: dict[str, Any] = {
                 "time": datetime.now(UTC).isoformat(),
                 "direction": direction,
@@ -48,18 +57,36 @@ class AuditLog:
                 **details,
                 "previous": self._previous,
             }
-            line = json.dumps(entry, separators=(",", ":"))
-            handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            try:
-                os.write(handle, line.encode() + b"\n")
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-            self._previous = hashlib.sha256(line.encode()).hexdigest()
+            line = json.dumps(entry, separators=(",", ":")).encode()
+            file.write(line + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+            self._size = file.tell()
+            self._previous = hashlib.sha256(line).hexdigest()
+
+    def _take_up(self, file: BinaryIO) -> None:
+        """Goes on with a log that another process, or a write that failed, left behind."""
+        last = _last_line(file)
+        if not last:
+            self._previous = FIRST
+            return
+        if not last.endswith(b"\n"):
+            file.seek(0, os.SEEK_END)
+            file.write(b"\n")
+        self._previous = hashlib.sha256(last.rstrip(b"\n")).hexdigest()
 
 
-def _last_hash(path: Path) -> str:
-    if not path.exists():
-        return FIRST
-    lines = path.read_bytes().splitlines()
-    return hashlib.sha256(lines[-1]).hexdigest() if lines else FIRST
+def _opened(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "ab+")
+
+
+def _last_line(file: BinaryIO) -> bytes:
+    """The last line with its end, if it has one; read from the back, since logs grow for years."""
+    end = file.seek(0, os.SEEK_END)
+    tail = b""
+    while end > 0 and b"\n" not in tail[:-1]:
+        start = max(0, end - _BLOCK)
+        file.seek(start)
+        tail = file.read(end - start) + tail
+        end = start
+    return tail[tail[:-1].rfind(b"\n") + 1 :]
