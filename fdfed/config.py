@@ -131,6 +131,19 @@ class ExchangePlan(Frozen):
     """A step without its reply voids the round instead of dropping the term."""
     max_missed_steps: int = Field(default=3, ge=1)
     """A site that misses this many steps in a row is absent for the rest of the round."""
+    blinding: Literal["on", "deterministic"] = "on"
+    """`on`: the sites agree on a fresh secret every round, which the coordinator never holds.
+    `deterministic`: the secret follows from `seed`, so that runs repeat bit for bit, and hides
+    nothing from whoever has the plan; for tests, and a site takes part only if its own
+    configuration allows it. A simulation has nobody to hide from and is always deterministic."""
+    min_sites: int = Field(default=2, ge=2)
+    """Sites that must share a round's exchange. With two, a returned cotangent tells each site the
+    other's prototype exactly; with three or more it is a mixture."""
+    min_pixels: int = Field(default=16, ge=1)
+    """A tap's prototypes are sent only if foreground and background each have this many pixels, in
+    all images that they are the mean of."""
+    min_images: int = Field(default=2, ge=1)
+    """... and only if they are the mean of at least this many images."""
 
 
 class RunPlan(Frozen):

@@ -20,7 +20,7 @@ from fdfed.data import SplitCounts
 from fdfed.errors import RefusedByPolicy, WireError
 from fdfed.evaluation.metrics import ImageScore, aggregate, image_scores
 from fdfed.evaluation.whole_image import whole_image_logits
-from fdfed.exchange import Exchange, ExchangeStats
+from fdfed.exchange import BlindedExchange, BlindingSecret, Exchange, ExchangeStats
 from fdfed.layer_weights import propose
 from fdfed.losses import AuxiliaryLoss
 from fdfed.networks import SegmentationNetwork
@@ -29,6 +29,7 @@ from fdfed.training.local_round import LocalRound, RoundOutcome, tap_losses, tra
 from fdfed.training.precision import autocast
 from fdfed.training.sharing import put_tensors_, shared_names, take_tensors
 from fdfed.training.site_state import SiteRecord, SiteStore
+from fdfed.training.step import layout_of
 from fdfed.wire import (
     EvaluateInstruction,
     EvaluateResult,
@@ -69,6 +70,10 @@ OpenExchange = Callable[[RunPlan], Exchange]
 """Opens the stream to the hub, with the patience that a plan asks for."""
 
 
+SecretOf = Callable[[TrainInstruction], BlindingSecret]
+"""The blinding secret of a round, from its instruction; raises `CryptoError`."""
+
+
 @dataclass(frozen=True, slots=True)
 class LocalModel:
     """What a plan needs at the site, made once for all its rounds."""
@@ -91,6 +96,8 @@ class Site:
     Args:
         open_images: called once a plan; the result is kept.
         open_exchange: likewise, for a plan whose loss is `fd+exch`.
+        secret_of: the secret that blinds a round's prototypes; the default is a simulation's, which
+            follows from the seed and hides nothing.
         on_step: told (server_round, steps done, steps of the round) after every step.
         on_result: given this site and every result before it is sent.
     """
@@ -103,6 +110,7 @@ class Site:
         *,
         device: torch.device | None = None,
         open_exchange: OpenExchange | None = None,
+        secret_of: SecretOf = lambda message: BlindingSecret.known_to_all(message.plan.seed),
         on_step: Callable[[int, int, int], None] | None = None,
         on_result: Callable[[Site, TrainResult | EvaluateResult], None] | None = None,
     ) -> None:
@@ -117,6 +125,7 @@ class Site:
         self._open_images = open_images
         self._store = store
         self._open_exchange = open_exchange
+        self._secret_of = secret_of
         self._on_step = on_step
         self._on_result = on_result
         self._model: LocalModel | None = None
@@ -284,6 +293,16 @@ class Site:
             raise RefusedByPolicy(f"the plan exchanges prototypes; {self.name} has no exchange")
         return self._open_exchange(plan)
 
+    def _blinded(self, model: LocalModel, message: TrainInstruction) -> Exchange | None:
+        if model.exchange is None:
+            return None
+        return BlindedExchange(
+            model.exchange,
+            self._secret_of(message),
+            layout_of(model.network),
+            unit_length=message.plan.method.bound == "normalise",
+        )
+
     def close(self) -> None:
         """Ends the exchange stream, if one is open."""
         if self._model is not None and self._model.exchange is not None:
@@ -329,7 +348,7 @@ class Site:
             server_round=message.server_round,
             attempt=message.attempt,
             alpha=message.alpha if measured else None,
-            exchange=model.exchange if measured else None,
+            exchange=self._blinded(model, message) if measured else None,
             cotangent_scale=message.total_examples / model.images.counts.train,
         )
         return train_round_(

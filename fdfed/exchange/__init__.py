@@ -1,5 +1,6 @@
 """The per-batch exchange: how prototypes are laid out, framed and swapped for cotangents."""
 
+from fdfed.exchange.blinding import BlindedExchange, BlindingSecret
 from fdfed.exchange.codes import ExchangeCode, FrameRefused
 from fdfed.exchange.frames import (
     INSECURE_SITE_HEADER,
@@ -11,6 +12,7 @@ from fdfed.exchange.frames import (
     StepKey,
 )
 from fdfed.exchange.hpke import HpkePrivateKey, HpkePublicKey, HpkeSuite
+from fdfed.exchange.isometry import padded_layout
 from fdfed.exchange.layout import TapLayout
 from fdfed.exchange.protocol import Exchange, ExchangeStats, StatsRecorder
 from fdfed.exchange.sealing import (
@@ -28,6 +30,8 @@ __all__ = [
     "MAX_MESSAGE_BYTES",
     "NO_SEALING",
     "PROTOCOL_VERSION",
+    "BlindedExchange",
+    "BlindingSecret",
     "CotangentFrame",
     "Exchange",
     "ExchangeCode",
@@ -42,6 +46,7 @@ __all__ = [
     "StatsRecorder",
     "StepKey",
     "TapLayout",
+    "padded_layout",
     "accept_session",
     "new_challenge",
     "open_session",

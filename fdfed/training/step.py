@@ -14,7 +14,7 @@ pooled one (exact for one step from common weights; `docs/METHOD.md`, section on
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +27,10 @@ from fdfed.exchange import CotangentFrame, Exchange, PrototypeFrame, StepKey, Ta
 from fdfed.losses import AuxiliaryLoss, Moment, feature_discrepancy_loss, segmentation_loss
 from fdfed.networks import SegmentationNetwork
 from fdfed.prototypes import batch_prototypes, masked_prototypes
+from fdfed.training.egress_floor import EgressFloor
 from fdfed.training.precision import autocast
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 _COTANGENT_SLACK: Final = 1.01
 """Room for fp32 rounding in the bound on a cotangent's norm."""
@@ -101,6 +104,7 @@ def step_losses(
     seg = segmentation_loss(logits, mask)
     objective = seg
     values, foregrounds, backgrounds, valids = [], {}, {}, []
+    floor = EgressFloor.of(mask, plan.exchange)
     for weight, name in zip(alpha, network.tap_names, strict=True):
         # A tap with α = 0 is measured, never differentiated: 0 · ∞ would be NaN.
         features = taps[name] if weight > 0 else taps[name].detach()
@@ -118,6 +122,7 @@ def step_losses(
             foregrounds[name], backgrounds[name], any_valid = batch_prototypes(
                 foreground, background, valid, bound=plan.method.bound
             )
+            any_valid = any_valid & floor.admits(valid)
         valids.append(any_valid)
 
     fd, valid_taps, exch = torch.stack(values), torch.stack(valids), None
@@ -140,7 +145,9 @@ def _swap(
     plan: RunPlan,
     layout: TapLayout,
 ) -> CotangentFrame | None:
-    values = prototypes.detach().cpu().numpy()
+    # What is not valid is not sent: not even blinded.
+    sent = torch.from_numpy(_by_entry(valid.cpu().numpy(), layout))
+    values = prototypes.detach().cpu().where(sent, 0).numpy()
     frame = PrototypeFrame(
         key=remote.key,
         vector=values.astype(np.float64 if plan.precision == "fp64" else np.float32),
@@ -169,6 +176,6 @@ def _plausible(reply: CotangentFrame, layout: TapLayout, method: MethodPlan) -> 
     return max(squares) <= _COTANGENT_SLACK / method.eps
 
 
-def _by_entry(per_tap: NDArray[np.float64], layout: TapLayout) -> NDArray[np.float64]:
+def _by_entry(per_tap: NDArray[_Scalar], layout: TapLayout) -> NDArray[_Scalar]:
     """One value a tap, repeated over the tap's entries of the packed vector."""
     return np.tile(np.repeat(per_tap, layout.channels), 2)

@@ -19,6 +19,7 @@ from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
 from fdfed.errors import ConnectionFailed, QuorumNotMet, WireError
+from fdfed.exchange import padded_layout
 from fdfed.wire import (
     EvaluateInstruction,
     EvaluateResult,
@@ -188,7 +189,7 @@ class RoundLoop:
             server_round,
             attempt,
             sites=sites,
-            layout=self._strategy.layout,
+            layout=padded_layout(self._strategy.layout),
             steps=plan.steps_per_round,
             deadline_seconds=plan.exchange.deadline_seconds,
             max_missed_steps=plan.exchange.max_missed_steps,
