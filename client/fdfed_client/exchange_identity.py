@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
@@ -41,7 +41,7 @@ class SiteIdentity:
     """
 
     certificate: bytes
-    key: bytes
+    key: bytes = field(repr=False)
     ca_certificate: bytes
     server_hpke_key: HpkePublicKey | NoSealing
     """The coordinator's, as it was pinned at provisioning. `NO_SEALING` is for tests."""
