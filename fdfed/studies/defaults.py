@@ -3,8 +3,8 @@
 Every method gets the same configurations in number (`TRIALS_PER_METHOD`), so none wins by having
 been tuned more. Stages, each of which needs the results of those before it:
 
-1. plateau   local, federated and pooled training without the method: is the budget long enough?
-2. base      every method in its base configuration, on every fold
+1. plateau   local training and federated averaging: is the budget long enough, and which norm?
+2. base      every method in its base configuration, on every fold; then pooled references
 3. screen    every method's other configurations, on one fold
 4. halving   the better half on a second fold, the better half of those on a third
 5. schedule  steps per round and batch size, on each method's best
@@ -136,6 +136,8 @@ Results = Mapping[str, TrialResult]
 
 def configurations(method: str) -> dict[str, Changes]:
     """The method's configurations of stage 2 and 3, by name."""
+    if method in REFERENCES:
+        return {BASE: {}, **_SHARED}
     screen = _SCREEN_SEG if METHODS[method]["loss"] == "seg" else _SCREEN_FD
     return {BASE: {}, **screen}
 
@@ -155,7 +157,7 @@ def stages(results: Results) -> dict[str, list[Trial]]:
         "histology base",
         "ultrasound plateau",
         "ultrasound base, one fold",
-        "algorithm 1",
+        "references",
         "histology screen",
         "ultrasound base",
         "histology second fold",
@@ -173,7 +175,8 @@ def _stages(results: Results) -> Iterator[list[Trial]]:
     yield _base(HISTOLOGY, range(FOLDS))
     yield _plateau(ULTRASOUND)
     yield _base(ULTRASOUND, (0,))
-    yield [trial(group, ALGORITHM_1, BASE, fold=0) for group in (HISTOLOGY, ULTRASOUND)]
+    references = ("pooled", ALGORITHM_1)
+    yield [trial(g, method, BASE, fold=0) for g in (HISTOLOGY, ULTRASOUND) for method in references]
     screen = [
         trial(HISTOLOGY, method, config, fold=0)
         for row in zip(*map(configurations, METHODS), strict=True)
@@ -231,14 +234,10 @@ def _stages(results: Results) -> Iterator[list[Trial]]:
 
 def trial(group: Group, method: str, config: str, *, fold: int, seed: int = 0) -> Trial:
     """One trial of the study; `config` is the name of a configuration, or several joined by `+`."""
-    changes: Changes = {}
-    if method in METHODS:
-        changes = METHODS[method]
-        known = {**configurations(method), **_SCHEDULE}
-        for part in config.split(" + "):
-            changes = _merged(changes, known[part])
-    else:
-        changes = REFERENCES[method]
+    changes = METHODS.get(method) or REFERENCES[method]
+    known = {**configurations(method), **_SCHEDULE}
+    for part in config.split(" + "):
+        changes = _merged(changes, known[part])
     values = _merged(_merged(COMMON, group.changes), changes)
     split = {"held_out": DRAW, "fold": fold, "folds": FOLDS}
     plan = parse(RunPlan, {**values, "seed": seed, "split": split}, source="the study")
@@ -246,12 +245,8 @@ def trial(group: Group, method: str, config: str, *, fold: int, seed: int = 0) -
 
 
 def _plateau(group: Group) -> list[Trial]:
-    return [
-        trial(group, "local", BASE, fold=0),
-        trial(group, "fedavg", BASE, fold=0),
-        trial(group, "fedavg", "norm=group", fold=0),
-        trial(group, "pooled", BASE, fold=0),
-    ]
+    norms = (BASE, "norm=group")
+    return [trial(group, method, norm, fold=0) for norm in norms for method in ("local", "fedavg")]
 
 
 def _base(group: Group, folds: Sequence[int]) -> list[Trial]:
