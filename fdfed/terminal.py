@@ -37,11 +37,15 @@ def run_command(app: typer.Typer) -> int:
         err.show()
         return err.exit_code
     except FdfedError as err:
-        errors.print(f"[bold red]error:[/] {_escaped(str(err))}", highlight=False)
+        errors.print("error:", style="bold red", end=" ")
+        # A message can hold anything, brackets that look like markup too.
+        errors.print(str(err), markup=False, highlight=False)
         return err.exit_code
     except (KeyboardInterrupt, click.Abort):
-        errors.print("interrupted; the last complete round is kept, start again to go on")
-        return EXIT_INTERRUPTED
+        code = EXIT_INTERRUPTED
+    # Typer catches Ctrl-C itself and hands on its code alone.
+    if code == EXIT_INTERRUPTED:
+        errors.print("interrupted; a run goes on after its last complete round when started again")
     return code if isinstance(code, int) else EXIT_DONE
 
 
@@ -93,8 +97,4 @@ class _JsonFormatter(logging.Formatter):
         entry |= {key: getattr(record, key) for key in _LOGGED if hasattr(record, key)}
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")
+        return json.dumps(entry, ensure_ascii=False, default=str)

@@ -38,12 +38,13 @@ def data_folder(config: SiteConfig, data: Path | None, *, phantoms: bool) -> Pat
         phantoms: the user asked for built-in phantoms instead of images.
 
     Raises:
-        DataError: if there is no folder, or phantoms were asked for beside one.
+        DataError: if there is no folder.
+        InvalidInput: if phantoms were asked for beside one.
     """
     chosen = data or config.data
     if phantoms:
         if data is not None:
-            raise DataError("--data and --phantoms exclude each other; give one of them")
+            raise InvalidInput("--data and --phantoms exclude each other; give one of them")
         return config.state / "phantoms"
     if chosen is None:
         raise DataError(
@@ -114,7 +115,8 @@ def run_agent(
 
 
 def _open(site: str, folder: Path, plan: RunPlan, *, phantoms: bool) -> SiteData:
-    if phantoms and not (folder / site).exists():
+    if phantoms:
+        # Does nothing where they are those of this plan already.
         write_phantoms(folder, site, images=_PHANTOM_IMAGES, size=plan.size, seed=plan.seed)
     return open_site(
         site,

@@ -14,7 +14,6 @@ from fdfed.cli.study import study
 from fdfed.terminal import run_command
 
 app = typer.Typer(
-    help="Federated segmentation of medical images: hospitals share prototypes, never images.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -84,11 +84,11 @@ def simulate(
     import torch
     from rich.console import Console
 
-    from fdfed_server.progress import ProgressBars
     from fdfed.simulation import Progress
     from fdfed.simulation import simulate as run_simulation
     from fdfed.terminal import scores_table
     from fdfed.training.device import resolve_device
+    from fdfed_server.progress import ProgressBars
 
     torch.set_num_threads(threads)
     chosen = resolve_device(device)

@@ -32,7 +32,8 @@ class ProgressBars(Observer):
             BarColumn(bar_width=32),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
+            # What a site says of its failure is shown as it is, brackets and all.
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             disable=not console.is_terminal,
         )
@@ -90,7 +91,7 @@ class ProgressBars(Observer):
             )
 
     def attempt_failed(self, server_round: int, attempt: int, reason: str) -> None:
-        self._console.print(f"[yellow]{reason}[/yellow]", highlight=False)
+        self._console.print(reason, style="yellow", markup=False, highlight=False)
 
     def round_finished(self, record: RoundRecord) -> None:
         score = record.mean_val_dice
@@ -98,7 +99,8 @@ class ProgressBars(Observer):
         self._bars.update(self._rounds, completed=record.round, note=note)
         for site, entry in record.sites.items():
             if entry.refused is not None:
-                self._console.print(f"[yellow]{site} was left out: {entry.refused}[/yellow]")
+                text = f"{site} was left out: {entry.refused}"
+                self._console.print(text, style="yellow", markup=False, highlight=False)
         if not self._console.is_terminal:
             self._console.print(f"round {record.round}  {note}", highlight=False)
 

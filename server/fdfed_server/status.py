@@ -7,6 +7,7 @@ running coordinator from one that was killed.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 import time
@@ -24,9 +25,15 @@ from fdfed.evaluation.results import RoundRecord
 from fdfed.wire import EvaluateResult, Prepared
 from fdfed_server.observer import Observer
 
+log = logging.getLogger(__name__)
+
 FILE: Final = "status.json"
 _BEAT_SECONDS: Final = 5.0
 _STALE_SECONDS: Final = 20.0
+_FINISHED: Final = "finished"
+_STOPPED: Final = "stopped"
+_FAILED: Final = "failed"
+_ENDS: Final = (_FINISHED, _STOPPED, _FAILED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +41,7 @@ class SiteStatus:
     """One site as the coordinator sees it."""
 
     online: bool = False
-    """Whether the site's exchange stream is open, or it answered in the round at hand."""
+    """Whether the site's exchange stream is open; a run without the exchange has none."""
     num_train: int | None = None
     val_dice: float | None = None
     last_round: int = 0
@@ -61,7 +68,12 @@ class Status:
     @property
     def fresh(self) -> bool:
         """Whether the coordinator still writes it."""
-        return time.time() - self.time < _STALE_SECONDS
+        return not self.ended and time.time() - self.time < _STALE_SECONDS
+
+    @property
+    def ended(self) -> bool:
+        """Whether the coordinator ended in order: done, stopped, or with an error that it named."""
+        return self.activity.partition(":")[0] in _ENDS
 
 
 def read_status(state: Path) -> Status:
@@ -73,7 +85,7 @@ def read_status(state: Path) -> Status:
     path = state / FILE
     try:
         return TypeAdapter(Status).validate_json(path.read_bytes())
-    except FileNotFoundError as err:
+    except (FileNotFoundError, NotADirectoryError) as err:
         raise InvalidInput(
             f"{state} holds no status: no coordinator has run there. Start one with "
             "`fdfed-server start`, or name its folder with --state"
@@ -102,10 +114,13 @@ class StatusWriter(Observer):
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._ended.set()
         self._thread.join()
-        self._update(activity="stopped")
+        if kind is not None and issubclass(kind, Exception):
+            self._update(activity=f"{_FAILED}: {kind.__name__}")
+        elif self._status.activity != _FINISHED:
+            self._update(activity=_STOPPED)
 
     def run_started(self, plan: RunPlan, completed_rounds: int) -> None:
         self._update(
@@ -138,7 +153,7 @@ class StatusWriter(Observer):
         self._update(completed_rounds=record.round, mean_val_dice=record.mean_val_dice)
 
     def test_finished(self, results: Mapping[str, EvaluateResult]) -> None:
-        self._update(activity="finished")
+        self._update(activity=_FINISHED)
 
     def _site(self, site: str, **changes: object) -> None:
         with self._lock:
@@ -164,4 +179,8 @@ class StatusWriter(Observer):
                 for name, site in self._status.sites.items()
             }
             self._status = replace(self._status, time=time.time(), sites=sites)
-            write_text(self._path, json.dumps(asdict(self._status)))
+            try:
+                write_text(self._path, json.dumps(asdict(self._status)))
+            except OSError as err:
+                # Nobody's training stops because nobody can watch it.
+                log.warning("the status cannot be written: %s", err)

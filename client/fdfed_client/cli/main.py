@@ -41,7 +41,9 @@ def agent(
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(help="CPU threads; with 1, results repeat bit for bit. Default: all cores."),
+        typer.Option(
+            min=1, help="CPU threads; with 1, results repeat bit for bit. Default: all cores."
+        ),
     ] = None,
     log_format: Annotated[
         Literal["text", "json"], typer.Option(help="json: one object a line, for services.")

@@ -52,7 +52,7 @@ def provision(
     table.add_row(str(out / "server"), "the coordinator")
     for name in names:
         table.add_row(str(out / "sites" / name), f"the hospital {name}")
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, highlight=False)
     console.print(table)
     console.print(f"\nNext: edit {out / 'server' / 'federation.toml'} if you like, then")
     console.print(f"  fdfed-server start --config {out / 'server' / 'federation.toml'}")

@@ -55,7 +55,8 @@ def start(
         results = run_coordinator(loaded, observers=[EventLog()])
     if talks:
         console.print(scores_table(results))
-        console.print(f"Report: {loaded.server.state / 'results' / 'report.html'}", soft_wrap=True)
+        report = loaded.server.state / "results" / "report.html"
+        console.print(f"Report: {report}", soft_wrap=True, markup=False)
 
 
 def _interrupt(_: int, __: FrameType | None) -> None:

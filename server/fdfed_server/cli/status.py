@@ -23,7 +23,10 @@ def status(
     state: Annotated[Path | None, typer.Option(help="The coordinator's state folder.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Show it until Ctrl-C.")] = False,
 ) -> None:
-    """Show the round, the sites and their Dice. Exit code 4 when no coordinator is running."""
+    """Show the round, the sites and their Dice.
+
+    Exit code 4 when the coordinator died and was not started again.
+    """
     from rich.console import Console
     from rich.live import Live
 
@@ -39,7 +42,7 @@ def status(
                 live.update(_render(read_status(folder)))
     found = read_status(folder)
     Console().print(_render(found))
-    if not found.fresh and found.activity != "stopped":
+    if not (found.fresh or found.ended):
         raise ConnectionFailed(
             f"the coordinator of {folder} is not running, though it did not stop in order; start "
             "it again, it goes on after the last complete round"
@@ -66,6 +69,6 @@ def _render(status: Status) -> RenderableType:
             "–" if site.num_train is None else str(site.num_train),
             str(site.last_round or "–"),
             "–" if site.val_dice is None else f"{site.val_dice:.3f}",
-            site.note,
+            Text(site.note),
         )
     return Group(head, table)

@@ -1,0 +1,126 @@
+"""`fdfed-client`: its help, its exit codes, and what it refuses before it connects."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fdfed.data import write_phantoms
+from fdfed.terminal import run_command
+from fdfed_client.cli.main import app
+from fdfed_server.provision import provision
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def client(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Command]:
+    """Runs `fdfed-client` in this process: exit code, standard output, standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setenv("COLUMNS", "120")
+        monkeypatch.setattr(sys, "argv", ["fdfed-client", *map(str, arguments)])
+        code = run_command(app)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    handler = signal.getsignal(signal.SIGTERM)
+    loggers = [logging.getLogger(name) for name in ("fdfed", "fdfed_server", "fdfed_client")]
+    before = [(list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
+    yield call
+    signal.signal(signal.SIGTERM, handler)
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("consortium") / "federation"
+    provision(
+        ["tnbc", "monuseg"],
+        folder,
+        hosts=["localhost"],
+        fleet_port=8443,
+        exchange_port=8444,
+        control_port=8445,
+        days=1,
+    )
+    return folder
+
+
+def test_help_says_what_a_newcomer_needs(client: Command) -> None:
+    code, out, err = client("--help")
+    assert (code, err) == (0, "")
+    text = " ".join(out.replace("│", " ").split())
+    for expected in (
+        *("--site", "--data", "--phantoms", "--config", "SITE/images and SITE/masks"),
+        *("audit.log", "stay here", "runs no code", "Ctrl-C"),
+    ):
+        assert expected in text, expected
+
+
+def test_an_agent_without_images_refuses_with_3_and_says_what_to_give(
+    client: Command, federation: Path
+) -> None:
+    config = federation / "sites" / "tnbc" / "site.toml"
+    code, out, err = client("--site", "tnbc", "--config", config)
+    assert (code, out) == (3, "")
+    assert "tnbc has no images: give --data DIR" in err
+    assert "--phantoms" in err
+    assert "Traceback" not in err
+
+
+def test_the_configuration_of_another_site_is_refused(client: Command, federation: Path) -> None:
+    config = federation / "sites" / "monuseg" / "site.toml"
+    code, _, err = client("--site", "tnbc", "--config", config, "--phantoms")
+    assert code == 2
+    assert "--site is tnbc, but the configuration belongs to monuseg" in err
+
+
+def test_a_site_without_a_configuration_is_told_where_it_was_sought(
+    client: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = client("--site", "tnbc", "--phantoms")
+    assert code == 2
+    assert "federation/sites/tnbc/site.toml" in err
+    assert "fdfed-server provision" in err
+
+
+def test_findings_in_the_images_are_all_told_before_anything_connects(
+    client: Command, federation: Path, tmp_path: Path
+) -> None:
+    folder = write_phantoms(tmp_path, "tnbc", images=6, size=32)
+    images = sorted((folder / "images").iterdir())
+    images[0].write_bytes(b"no picture")
+    (folder / "masks" / images[1].name).unlink()
+    config = federation / "sites" / "tnbc" / "site.toml"
+    code, _, err = client("--site", "tnbc", "--config", config, "--data", tmp_path)
+    assert code == 3
+    assert images[0].name in err
+    assert images[1].name in err
+    assert "Traceback" not in err
+
+
+def test_data_and_phantoms_exclude_each_other(
+    client: Command, federation: Path, tmp_path: Path
+) -> None:
+    config = federation / "sites" / "tnbc" / "site.toml"
+    code, _, err = client(*("--site", "tnbc", "--config", config, "--data", tmp_path, "--phantoms"))
+    assert code == 2
+    assert "--data and --phantoms exclude each other" in err
+
+
+@pytest.mark.parametrize("arguments", [(), ("--site",), ("--site", "a", "--threads", "0")])
+def test_a_wrong_use_exits_with_2(client: Command, arguments: tuple[str, ...]) -> None:
+    code, _, err = client(*arguments)
+    assert code == 2
+    assert "Traceback" not in err

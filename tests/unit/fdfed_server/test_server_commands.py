@@ -1,0 +1,145 @@
+"""`fdfed-server`: its help, its exit codes, and what it refuses before anything starts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from fdfed.terminal import run_command
+from fdfed_server.cli.main import app
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def process() -> Iterator[None]:
+    """Puts back what `start` changes of its process."""
+    environment, handler, mask = dict(os.environ), signal.getsignal(signal.SIGTERM), os.umask(0o022)
+    os.umask(mask)
+    loggers = [logging.getLogger(name) for name in ("fdfed", "fdfed_server", "fdfed_client")]
+    before = [(list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
+    yield
+    os.environ.clear()
+    os.environ.update(environment)
+    os.umask(mask)
+    signal.signal(signal.SIGTERM, handler)
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs `fdfed-server` in this process: exit code, standard output, standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setenv("COLUMNS", "120")
+        monkeypatch.setattr(sys, "argv", ["fdfed-server", *map(str, arguments)])
+        code = run_command(app)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("command", "texts"),
+    [
+        ((), ("provision", "start", "status", "never an image")),
+        (("start",), ("federation.toml", "--state", "Ctrl-C", "--log-format", "goes on after")),
+        (("status",), ("--watch", "Exit code 4", "--state")),
+        (("provision",), ("--sites", "--hosts", "consortium", "offline", "nothing is overwritten")),
+    ],
+)
+def test_help_says_what_a_newcomer_needs(
+    server: Command, command: tuple[str, ...], texts: tuple[str, ...]
+) -> None:
+    code, out, err = server(*command, "--help")
+    assert (code, err) == (0, "")
+    for text in texts:
+        assert text in " ".join(out.replace("│", " ").split()), text
+
+
+def test_start_without_a_configuration_says_how_to_make_one(
+    server: Command, tmp_path: Path
+) -> None:
+    code, out, err = server("start", "--config", tmp_path / "federation.toml")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert "does not exist" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [("[run]\nround = 3\n", "run.round"), ("[server]\nport = 1\n", "server.port")],
+)
+def test_start_names_the_key_that_it_does_not_know(
+    server: Command, tmp_path: Path, content: str, text: str
+) -> None:
+    config = tmp_path / "federation.toml"
+    config.write_text(content)
+    code, _, err = server("start", "--config", config)
+    assert code == 2
+    assert text in err
+
+
+def test_provision_says_what_to_do_next_and_overwrites_nothing(
+    server: Command, tmp_path: Path
+) -> None:
+    out_folder = tmp_path / "of [two]"
+    code, out, err = server("provision", "--sites", "tnbc,monuseg", "--out", out_folder)
+    assert (code, err) == (0, "")
+    assert f"fdfed-server start --config {out_folder}/server/federation.toml" in out
+    assert f"fdfed-client --site tnbc --config {out_folder}/sites/tnbc/site.toml" in out
+    before = {path: path.read_bytes() for path in out_folder.rglob("*") if path.is_file()}
+    code, out, err = server("provision", "--sites", "tnbc,monuseg", "--out", out_folder)
+    assert code == 2
+    assert str(out_folder) in err
+    assert before == {path: path.read_bytes() for path in out_folder.rglob("*") if path.is_file()}
+
+
+def test_a_second_coordinator_on_one_state_folder_is_refused(
+    server: Command, tmp_path: Path
+) -> None:
+    from fdfed_server.coordinator import _only_coordinator
+
+    out_folder = tmp_path / "federation"
+    server("provision", "--sites", "tnbc,monuseg", "--out", out_folder)
+    state = tmp_path / "state"
+    state.mkdir()
+    with _only_coordinator(state):
+        code, _, err = server(
+            *("start", "--config", out_folder / "server" / "federation.toml", "--state", state)
+        )
+    assert code == 2
+    assert "another coordinator uses" in err
+
+
+@pytest.mark.parametrize(
+    ("run", "text"),
+    [
+        ({"strategy": "pooled"}, "no federation of hospitals"),
+        ({"sites": ["tnbc", "udiat"]}, "udiat, which the roster does not know"),
+    ],
+)
+def test_a_plan_that_the_consortium_cannot_run_is_refused(
+    server: Command, tmp_path: Path, run: dict[str, object], text: str
+) -> None:
+    out_folder = tmp_path / "federation"
+    server("provision", "--sites", "tnbc,monuseg", "--out", out_folder)
+    config = out_folder / "server" / "federation.toml"
+    tables = tomllib.loads(config.read_text())
+    tables["run"] |= run
+    config.write_text(tomli_w.dumps(tables))
+    code, _, err = server("start", "--config", config, "--state", tmp_path / "state")
+    assert code == 2
+    assert text in err
