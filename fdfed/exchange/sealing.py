@@ -52,8 +52,7 @@ FRAMES_PER_KEY: Final = 1 << 32
 """Then both sides derive the next key. With frames of 23.6 kB, 2^10.5 blocks, that is 2^42.5
 blocks a key: AES differs from a random function there by less than 2^(2 · 42.5 - 129) = 2^-44."""
 MAX_CONTENT_BYTES: Final = 3 << 20
-"""Of one frame's content. The largest is 2 MiB of numbers and some terms; gRPC itself cuts off at
-`MAX_MESSAGE_BYTES`, so that a frame between the two is refused in our own words."""
+"""Of one frame's content. The largest is 2 MiB of numbers and some terms."""
 
 _LABEL: Final = b"fdfed exchange"
 _TO_HUB: Final = _LABEL + b" to hub"

@@ -14,6 +14,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from fdfed.exchange import (
+    MAX_MESSAGE_BYTES,
     PROTOCOL_VERSION,
     ExchangeCode,
     FrameRefused,
@@ -99,6 +100,8 @@ class Conversation:
             message = await asyncio.wait_for(self._context.read(), HELLO_SECONDS)
         except TimeoutError:
             raise FrameRefused(ExchangeCode.MALFORMED, "no Hello in time") from None
+        if isinstance(message, FrameRefused):
+            raise message
         if not isinstance(message, pb.SiteFrame) or message.WhichOneof("frame") != "hello":
             raise FrameRefused(ExchangeCode.MALFORMED, "the first frame is not Hello")
         if message.hello.protocol_version != PROTOCOL_VERSION:
@@ -128,18 +131,23 @@ class Conversation:
         return _refusal(refusal)
 
 
-def parse_site_frame(data: bytes) -> pb.SiteFrame | None:
-    """The message in a stranger's bytes, or `None`: the stream then answers MALFORMED."""
+def parse_site_frame(data: bytes) -> pb.SiteFrame | FrameRefused:
+    """The message in a stranger's bytes, or why there is none: gRPC, which calls this, would let
+    an exception end the stream without a word."""
+    if len(data) > MAX_MESSAGE_BYTES:
+        return FrameRefused(ExchangeCode.TOO_LARGE, f"a message of {len(data)} bytes")
     message = pb.SiteFrame()
     try:
         message.ParseFromString(data)
     except DecodeError:
-        return None
+        return FrameRefused(ExchangeCode.MALFORMED, "the message cannot be parsed")
     return message
 
 
-def _unsealed(session: Session, message: pb.SiteFrame | None) -> bytes:
-    if message is None or message.WhichOneof("frame") != "sealed":
+def _unsealed(session: Session, message: pb.SiteFrame | FrameRefused) -> bytes:
+    if isinstance(message, FrameRefused):
+        raise message
+    if message.WhichOneof("frame") != "sealed":
         raise FrameRefused(ExchangeCode.MALFORMED, "not a sealed frame")
     return session.unseal(message.sealed)
 

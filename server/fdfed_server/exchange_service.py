@@ -38,7 +38,8 @@ _SERVICE: Final = pb.DESCRIPTOR.services_by_name["Exchange"].full_name
 _OPTIONS: Final = (
     # A second coordinator on this port must fail, not share the sites with the first.
     ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # What is larger than a message may be, we refuse by its code; what is larger than this, gRPC.
+    ("grpc.max_receive_message_length", 4 * MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_concurrent_streams", 8),
     ("grpc.server_handshake_timeout_ms", 10_000),

@@ -426,8 +426,11 @@ class RawStream:
     """Sends whatever bytes it likes, with a certificate that is in order."""
 
     def __init__(self, address: str, identity: SiteIdentity) -> None:
-        self._identity = identity
-        self._channel = identity.channel(address)
+        credentials = grpc.ssl_channel_credentials(
+            identity.ca_certificate, identity.key, identity.certificate
+        )
+        # Not the channel of an honest site, which has a limit of its own.
+        self._channel = grpc.secure_channel(address, credentials)
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._replies = self._channel.stream_stream(METHOD)(
             iter(self._outgoing.get, None), timeout=20
@@ -438,7 +441,8 @@ class RawStream:
         self._outgoing.put(message)
 
     def read(self) -> pb.HubFrame:
-        return pb.HubFrame.FromString(next(self._replies))
+        reply: pb.HubFrame = pb.HubFrame.FromString(next(self._replies))
+        return reply
 
     def greet(self) -> Session:
         """The session that an honest site would have."""
@@ -549,12 +553,26 @@ def test_random_contents_never_crash_the_service(
     assert stream("ad").swap(_frame("ad", 0)) is not None
 
 
-def test_a_message_beyond_the_size_limit_ends_the_stream_only(
+def test_a_message_beyond_the_size_limit_is_refused_by_its_code_and_ends_the_stream_only(
+    authority: Authority, coordinator: Coordinator, stream: Callable[..., ExchangeStream]
+) -> None:
+    raw = RawStream(coordinator.address, authority.site("ad"))
+    session = raw.greet()
+    raw.send(bytes(5 << 20))
+    answer = pb.HubContent.FromString(session.unseal(raw.read().sealed))
+    assert _code(answer.refusal) == "CODE_TOO_LARGE"
+    assert raw.rest() == []
+    assert coordinator.hub.snapshot().refused == {ExchangeCode.TOO_LARGE: 1}
+    _until(lambda: not coordinator.service.connected)
+    stream("ad").connect()
+
+
+def test_a_message_beyond_any_limit_ends_the_stream_only(
     authority: Authority, coordinator: Coordinator, stream: Callable[..., ExchangeStream]
 ) -> None:
     raw = RawStream(coordinator.address, authority.site("ad"))
     raw.greet()
-    raw.send(bytes(5 << 20))
+    raw.send(bytes(17 << 20))
     with pytest.raises(grpc.RpcError) as caught:
         raw.read()
     assert caught.value.code() in (

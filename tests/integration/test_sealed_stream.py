@@ -122,7 +122,7 @@ class Federation:
         self.streams.append(ExchangeStream(address, identity, reply_seconds=20.0))
         return self.streams[-1]
 
-    def open(self, *sites: str) -> None:
+    def open(self, *sites: str, deadline_seconds: float = 15.0) -> None:
         self.hub.open_round(
             "run",
             1,
@@ -130,7 +130,7 @@ class Federation:
             sites=sites,
             layout=LAYOUT,
             steps=1000,
-            deadline_seconds=15.0,
+            deadline_seconds=deadline_seconds,
             max_missed_steps=3,
         )
 
@@ -290,7 +290,10 @@ def test_a_frame_changed_on_the_way_is_refused_by_its_code_and_the_others_go_on(
         message if n != 2 else wire.up[1] if change is None else change(message)
     )
     ad, tnbc = federation.stream(wire), federation.stream(Wire(federation.folder, "tnbc"))
-    federation.open(*SITES)
+    ad.connect()
+    tnbc.connect()
+    # The site comes back in the middle of a step, for which the other then waits in vain.
+    federation.open(*SITES, deadline_seconds=4.0)
 
     def both(step: int) -> list[Any]:
         return _together(
@@ -315,7 +318,7 @@ def test_a_frame_changed_on_the_way_is_refused_by_its_code_and_the_others_go_on(
         assert answers[1] is not None
         return answers[0] is not None
 
-    _until(back)
+    _until(back, seconds=40.0)
     hellos = [_sealed(message).hello for message in wire.up if _sealed_kind(message) == "hello"]
     assert len(hellos) == 2
     assert hellos[0].opening != hellos[1].opening
