@@ -31,6 +31,7 @@ format: $(READY)
 
 benchmark: $(READY) ## tables of ratios; nothing is asserted by the clock
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_exchange.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_loss.py
 
 proto: $(READY) ## regenerates fdfed/exchange/exchange_pb2*.py
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. \

@@ -68,7 +68,7 @@ def masked_prototypes(
         regions = tap_regions(mask.detach().to(dtype), features.shape[-2:], mask_pooling)
         # One pass over the features for both regions. The difference of a total and a foreground
         # sum would save no pass, and would lose the digits of a small background.
-        sums = features.to(dtype).flatten(2) @ regions.mT
+        sums = _sums_over(regions, features.to(dtype))
         cells = regions.sum(-1)
         if pooling == "map":
             sums = sums / cells.clamp_min(1).unsqueeze(1)
@@ -90,11 +90,27 @@ def tap_regions(
     return torch.cat((foreground * (1 - background), background * (1 - foreground)), dim=1)
 
 
+def _sums_over(
+    regions: Float[Tensor, "batch 2 cells"],
+    features: Float[Tensor, "batch channels height width"],
+) -> Float[Tensor, "batch channels 2"]:
+    """Σ_ij F[c,i,j] m[i,j] for both regions m, by a product of matrices.
+
+    The gradient of a product has the layout of its factors as they were written. It must be that
+    of the features: another one would slow down every operation behind it in the backward pass,
+    which then meets gradients of two layouts.
+    """
+    if features.is_contiguous():
+        return features.flatten(2) @ regions.mT
+    return (regions @ features.permute(0, 2, 3, 1).flatten(1, 2)).mT
+
+
 def _max_pool(
     mask: Float[Tensor, "batch 1 height width"], size: torch.Size
 ) -> Float[Tensor, "batch 1 cells"]:
-    pooled = torch.nn.functional.adaptive_max_pool2d(mask, (size[0], size[1]))
-    return pooled.flatten(2)
+    if mask.shape[-2:] != size:
+        mask = torch.nn.functional.adaptive_max_pool2d(mask, (size[0], size[1]))
+    return mask.flatten(2)
 
 
 def batch_prototypes(

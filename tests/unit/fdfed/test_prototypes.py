@@ -205,3 +205,25 @@ def test_the_derivative_of_unit_vectors_is_autograds_and_finite_at_zero() -> Non
     zero: Tensor = torch.zeros(1, 3, requires_grad=True)
     (at_zero,) = torch.autograd.grad(unit_vectors(zero).sum(), zero)
     assert at_zero.isfinite().all()
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_gradient_has_the_layout_of_the_features_and_the_values_do_not_depend_on_it(
+    memory_format: torch.memory_format,
+) -> None:
+    rng = torch.Generator().manual_seed(4)
+    plain = torch.randn(2, 6, 8, 8, generator=rng, dtype=torch.float64)
+    mask = (torch.rand(2, 1, 16, 16, generator=rng) > 0.9).double()
+    features = plain.clone().to(memory_format=memory_format).requires_grad_()
+    foreground, background, _ = masked_prototypes(features, mask)
+    torch.testing.assert_close((foreground, background), masked_prototypes(plain, mask)[:2])
+    weights = torch.randn(2, 2, 6, generator=rng, dtype=torch.float64)
+    (weights[0] * foreground + weights[1] * background).sum().backward()
+    assert features.grad is not None
+    assert features.grad.stride() == features.stride()
+    # The product rule by hand: each cell gets its region's weight over the region's cells.
+    cells = torch.nn.functional.max_pool2d(mask, 2)
+    expected = weights[0][..., None, None] * cells / cells.sum((2, 3), keepdim=True) + weights[1][
+        ..., None, None
+    ] * (1 - cells) / (1 - cells).sum((2, 3), keepdim=True)
+    torch.testing.assert_close(features.grad, expected)
