@@ -94,6 +94,7 @@ def run_agent(
         config.site,
         lambda plan: _open(config.site, folder, plan, phantoms=phantoms),
         SiteStore(config.state / "rounds"),
+        min_count=config.min_count,
         device=resolve_device(config.device),
         open_exchange=lambda plan: _exchange(config, plan),
         on_step=on_step,

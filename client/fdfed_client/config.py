@@ -37,6 +37,9 @@ class SiteConfig(Frozen):
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     allow_phantoms: bool = False
     """Whether a run on built-in phantoms may use this site."""
+    min_count: int = Field(default=3, ge=1)
+    """Fewest images behind a score that this site hands on. The plan may ask for more, never for
+    fewer."""
 
     @property
     def fleet_address(self) -> str:

@@ -77,7 +77,7 @@ class LocalReport:
             },
             rounds=rounds,
             alpha=rounds[-1].alpha if rounds else {},
-            privacy=PrivacyResult(transport="TLS", min_count=plan.min_count),
+            privacy=PrivacyResult(transport="TLS", min_count=max(site.min_count, plan.min_count)),
             config=plan.model_dump(mode="json"),
             versions=library_versions(),
             phantoms=plan.phantoms,

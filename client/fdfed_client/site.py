@@ -94,6 +94,8 @@ class Site:
     """One hospital in a run.
 
     Args:
+        min_count: fewest images behind an aggregate that this site hands on. A plan may ask for
+            more, never for fewer: the coordinator writes the plan.
         open_images: called once a plan; the result is kept.
         open_exchange: likewise, for a plan whose loss is `fd+exch`.
         secret_of: the secret that blinds a round's prototypes; the default is a simulation's, which
@@ -108,6 +110,7 @@ class Site:
         open_images: OpenImages,
         store: SiteStore,
         *,
+        min_count: int = 1,
         device: torch.device | None = None,
         open_exchange: OpenExchange | None = None,
         secret_of: SecretOf = lambda message: BlindingSecret.known_to_all(message.plan.seed),
@@ -115,6 +118,7 @@ class Site:
         on_result: Callable[[Site, TrainResult | EvaluateResult], None] | None = None,
     ) -> None:
         self.name = name
+        self.min_count = min_count
         self.device = device or torch.device("cpu")
         self.image_scores: tuple[ImageScore, ...] = ()
         """Scores of the test images, image by image, after the test; they never travel."""
@@ -191,7 +195,8 @@ class Site:
         return result
 
     def evaluate(self, message: EvaluateInstruction) -> EvaluateResult:
-        """Scores the weights on one part: aggregates over `min_count` images or more, or none."""
+        """Scores the weights on one part: aggregates over the site's minimum count of images, or
+        the plan's if that is larger, or none."""
         model = self._ready(message.plan)
         # A site that was absent in that round has its tensors from the last one before it.
         record = self._store.load_before(message.run_id, message.server_round + 1)
@@ -199,7 +204,7 @@ class Site:
         scores = self.score(message.part)
         if message.part == "test":
             self.image_scores = scores
-        count = message.plan.min_count
+        count = max(self.min_count, message.plan.min_count)
         result = EvaluateResult(
             run_id=message.run_id,
             server_round=message.server_round,

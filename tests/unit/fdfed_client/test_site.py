@@ -371,6 +371,15 @@ def test_scores_of_fewer_images_than_the_minimum_count_are_withheld(
     assert len(site.image_scores) == images  # at home they are known all the same
 
 
+@pytest.mark.parametrize(("own", "plans", "withheld"), [(5, 1, True), (1, 5, True), (4, 1, False)])
+def test_a_coordinator_cannot_ask_for_aggregates_of_fewer_images_than_the_site_allows(
+    tmp_path: Path, own: int, plans: int, withheld: bool
+) -> None:
+    site = site_of(tmp_path, images=Images(test=4), min_count=own)
+    result = site.evaluate(evaluation_of(plan_of(min_count=plans)))
+    assert (result.dice is None) == withheld
+
+
 def test_validation_leaves_the_scores_of_the_test_images_alone(tmp_path: Path) -> None:
     site = site_of(tmp_path)
     site.evaluate(evaluation_of(plan_of()))
