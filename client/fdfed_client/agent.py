@@ -20,6 +20,7 @@ from fdfed_client.config import SiteConfig
 from fdfed_client.exchange import ExchangeStream
 from fdfed_client.exchange_identity import SiteIdentity
 from fdfed_client.flower import run_node
+from fdfed_client.group import GroupSecrets
 from fdfed_client.local_report import LocalReport
 from fdfed_client.site import Site
 
@@ -82,10 +83,11 @@ def run_agent(
     folder = data_folder(config, data, phantoms=phantoms)
     if not phantoms:
         check_site_folder(folder / config.site).raise_findings()
-    pinned = HpkePublicKey.read(config.server_hpke_key)
+    pinned, group = HpkePublicKey.read(config.server_hpke_key), GroupSecrets.of(config)
     log.info(
-        "layers: mutual TLS; prototypes are sealed (%s) to the coordinator's key %s…, but not "
-        "blinded: the coordinator can read them; no differential privacy, no ε is claimed",
+        "layers: mutual TLS; prototypes are sealed (%s) to the coordinator's key %s…, and blinded "
+        "with a secret of the sites; weights are not masked; no differential privacy, no ε is "
+        "claimed",
         pinned.suite.value,
         pinned.fingerprint[:16],
     )
@@ -97,6 +99,8 @@ def run_agent(
         min_count=config.min_count,
         device=resolve_device(config.device),
         open_exchange=lambda plan: _exchange(config, plan),
+        secret_of=group.secret_of,
+        make_secret=group.make,
         on_step=on_step,
         on_result=report.add,
     )

@@ -8,7 +8,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fdfed.exchange import ExchangeStats
-from fdfed.wire import EvaluateInstruction, Prepare, TrainInstruction, footprint
+from fdfed.wire import EvaluateInstruction, Prepare, SecretRequest, TrainInstruction, footprint
 from fdfed_client.audit import AuditLog, Direction
 from fdfed_client.site import Site
 
@@ -32,6 +32,12 @@ def build_client_app(site: Site, *, audit: AuditLog | None = None) -> ClientApp:
     def prepare(message: Message, _: Context) -> Message:
         return answer(
             "prepare", message, lambda r: site.prepare(Prepare.from_record(r)).to_record()
+        )
+
+    @app.query("secret")
+    def secret(message: Message, _: Context) -> Message:
+        return answer(
+            "secret", message, lambda r: site.offer(SecretRequest.from_record(r)).to_record()
         )
 
     @app.train()

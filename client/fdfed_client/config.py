@@ -10,6 +10,7 @@ from pydantic import Field
 from fdfed.config import Frozen, SiteName, parse, read_toml
 
 Port = Annotated[int, Field(ge=1, le=65535)]
+Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class SiteConfig(Frozen):
@@ -29,6 +30,19 @@ class SiteConfig(Frozen):
     """The private key to which other sites seal what is for this site alone."""
     server_hpke_key: Path = Path("server-hpke.pub")
     """The coordinator's public key, pinned: everything on the exchange is sealed to it."""
+    signing_key: Path = Path("signing.key")
+    """The private key that shows other sites who sealed something for them."""
+    roster: Path = Path("roster.json")
+    """Who may take part; `roster.sig` beside it is the consortium's signature."""
+    consortium_key: Path = Path("consortium.pub")
+    """The consortium's public key, pinned: it signs the roster, and is not the coordinator's."""
+    approved: tuple[Fingerprint, ...] | None = None
+    """Fingerprints of the sites with which this one shares a secret; `None`: all of the roster."""
+    min_sites: int = Field(default=2, ge=2)
+    """This site takes part in an exchange only with at least so many, itself included; with two,
+    each learns the other's prototypes exactly. The plan may ask for more, never for fewer."""
+    allow_deterministic: bool = False
+    """Whether a run whose blinding secret the coordinator knows may use this site: for tests."""
     state: Path = Path("state")
     """Folder of the audit log, local results and checkpoints."""
     data: Path | None = None
@@ -67,6 +81,9 @@ class SiteConfig(Frozen):
             "node_key",
             "hpke_key",
             "server_hpke_key",
+            "signing_key",
+            "roster",
+            "consortium_key",
             "state",
             "data",
         )

@@ -46,8 +46,8 @@ __all__ = [
     "StatsRecorder",
     "StepKey",
     "TapLayout",
-    "padded_layout",
     "accept_session",
     "new_challenge",
     "open_session",
+    "padded_layout",
 ]

@@ -17,6 +17,8 @@ from fdfed.wire.messages import (
     EvaluateResult,
     Prepare,
     Prepared,
+    SecretOffer,
+    SecretRequest,
     TrainInstruction,
     TrainResult,
 )
@@ -30,6 +32,8 @@ __all__ = [
     "Part",
     "Prepare",
     "Prepared",
+    "SecretOffer",
+    "SecretRequest",
     "TrainInstruction",
     "TrainResult",
     "Weights",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from fdfed.config import RunPlan
 from fdfed.evaluation.metrics import Aggregate
 from fdfed.exchange import ExchangeStats
+from fdfed.exchange.group_secret import MAX_EPOCH, MAX_OFFER
 from fdfed.wire.record import MAX_EXAMPLES, Part, Reader, as_vector, build_record
 
 
@@ -62,6 +64,56 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SecretRequest:
+    """Coordinator → one site: make the secret that blinds an attempt of a round."""
+
+    run_id: str
+    server_round: int
+    attempt: int
+    members: tuple[str, ...]
+    """The sites that the secret is for."""
+    after_epoch: int
+    """The latest epoch that the coordinator knows of; the new one must be later."""
+
+    def to_record(self) -> RecordDict:
+        header = {name: getattr(self, name) for name in _REQUEST_SCALARS}
+        return build_record("secret", header | {"members": json.dumps(self.members)})
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> SecretRequest:
+        reader = Reader(record, "secret", (*_REQUEST_SCALARS, "members"))
+        return cls(
+            run_id=reader.run_id(),
+            server_round=reader.integer("server_round", 1, 10**9),
+            attempt=reader.integer("attempt", 1, 1_000_000),
+            members=reader.sites("members"),
+            after_epoch=reader.integer("after_epoch", 0, MAX_EPOCH),
+        )
+
+
+_REQUEST_SCALARS: Final = ("run_id", "server_round", "attempt", "after_epoch")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretOffer:
+    """Site → coordinator: the secret, sealed to each member; the coordinator can but relay it."""
+
+    epoch: int
+    text: str
+
+    def to_record(self) -> RecordDict:
+        return build_record("offered", {"epoch": self.epoch, "text": self.text})
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> SecretOffer:
+        reader = Reader(record, "offered", ("epoch", "text"))
+        return cls(
+            epoch=reader.integer("epoch", 1, MAX_EPOCH),
+            text=reader.text("text", limit=MAX_OFFER),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainInstruction:
     """Coordinator → site: train one round from these weights with this α."""
 
@@ -76,6 +128,9 @@ class TrainInstruction:
     best_round: int
     """The round whose weights were the best by validation so far, 0 before any: the site keeps
     what it needs to go back there."""
+    offer: str = ""
+    """The secret that blinds this round, sealed to each site (`fdfed.exchange.group_secret`); empty
+    where nothing is exchanged, or the secret follows from the plan."""
     alpha: NDArray[np.float64]
     """One weight a tap, in the network's tap order."""
     target: NDArray[np.float64] | None
@@ -102,6 +157,7 @@ class TrainInstruction:
             phase=reader.phase(),
             total_examples=reader.integer("total_examples", 1, MAX_EXAMPLES),
             best_round=reader.integer("best_round", 0, plan.rounds),
+            offer=reader.text("offer", limit=MAX_OFFER),
             alpha=reader.vector("alpha"),
             target=reader.vector("target", may_be_nan=True)
             if reader.has_vector("target")
@@ -116,6 +172,7 @@ _TRAIN_SCALARS: Final = (
     "phase",
     "total_examples",
     "best_round",
+    "offer",
 )
 
 

@@ -11,8 +11,9 @@ from typing import Any, Final, Literal
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
-from fdfed.config import RunPlan
+from fdfed.config import RunPlan, SiteName
 from fdfed.errors import InvalidInput, WireError
 from fdfed.evaluation.metrics import Aggregate
 from fdfed.wire.weights import MAX_MANIFEST, Weights, pack
@@ -116,6 +117,13 @@ class Reader:
         if not _RUN_ID.fullmatch(value):
             raise WireError(f"{self._kind}.run_id is not 16 to 64 hexadecimal digits")
         return value
+
+    def sites(self, key: str) -> tuple[str, ...]:
+        try:
+            names = TypeAdapter(list[SiteName]).validate_json(self.text(key))
+        except ValidationError as err:
+            raise WireError(f"{self._kind}.{key} is not a list of sites") from err
+        return tuple(names)
 
     def flag(self, key: str) -> bool:
         return bool(self._get(key, bool))

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_ssh_public_key
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from fdfed.config import Frozen, RunPlan, SiteName, parse, read_toml
-from fdfed.errors import CryptoError, InvalidInput
-from fdfed.exchange.hpke import HpkePublicKey
+from fdfed.config import Frozen, RunPlan, parse, read_toml
+from fdfed.roster import Roster, SiteIdentity
+
+__all__ = ["FederationConfig", "Port", "Roster", "ServerConfig", "SiteIdentity"]
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class ServerConfig(Frozen):
@@ -39,6 +35,9 @@ class ServerConfig(Frozen):
     hpke_key: Path = Path("hpke.key")
     """The private key to which the sites seal what they send on the exchange."""
     roster: Path = Path("roster.json")
+    """Signed: `roster.sig` lies beside it."""
+    consortium_key: Path = Path("consortium.pub")
+    """The key that signs the roster, pinned. The coordinator has its public half alone."""
     state: Path = Path("state")
     """Folder of everything that a restart needs."""
 
@@ -67,91 +66,6 @@ class FederationConfig(Frozen):
         """
         config = parse(cls, read_toml(path), source=str(path))
         base = path.resolve().parent
-        names = ("ca", "certificate", "key", "hpke_key", "roster", "state")
+        names = ("ca", "certificate", "key", "hpke_key", "roster", "consortium_key", "state")
         paths = {name: base / getattr(config.server, name) for name in names}
         return config.model_copy(update={"server": config.server.model_copy(update=paths)})
-
-
-class SiteIdentity(Frozen):
-    """How the coordinator knows one site: by key and certificate, never by what it claims."""
-
-    node_public_key: str
-    """OpenSSH form of the elliptic-curve key with which the site signs each Flower request."""
-    certificate_sha256: Digest
-    """Fingerprint of the certificate that the site shows to the exchange hub."""
-    certificate_serial: Annotated[str, Field(pattern=r"^[0-9a-f]+$")]
-    hpke_public_key: str
-    """The key, in the text form of `HpkePublicKey`, to which other sites seal what is for this
-    site alone."""
-
-    @field_validator("hpke_public_key")
-    @classmethod
-    def _is_hpke(cls, text: str) -> str:
-        try:
-            HpkePublicKey.parse(text)
-        except CryptoError as err:
-            raise ValueError(f"is not an HPKE public key: {err}") from err
-        return text
-
-    @field_validator("node_public_key")
-    @classmethod
-    def _is_elliptic(cls, text: str) -> str:
-        try:
-            key = load_ssh_public_key(text.encode())
-        except (ValueError, UnsupportedAlgorithm) as err:
-            raise ValueError("is not an OpenSSH public key") from err
-        if not isinstance(key, ec.EllipticCurvePublicKey):
-            raise ValueError("is not an elliptic-curve key (ecdsa-sha2-nistp256 or -nistp384)")
-        return text
-
-
-class Roster(Frozen):
-    """Who may take part. A site that is not listed is refused on both public ports."""
-
-    sites: dict[SiteName, SiteIdentity] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _check(self) -> Roster:
-        seen: dict[str, str] = {}
-        for name, site in self.sites.items():
-            twin = seen.setdefault(site.node_public_key, name)
-            if twin != name:
-                raise ValueError(f"{twin} and {name} have one node key; each site needs its own")
-        return self
-
-    @property
-    def node_keys(self) -> dict[str, str]:
-        """Site name → OpenSSH public key of its Flower node."""
-        return {name: site.node_public_key for name, site in self.sites.items()}
-
-    @classmethod
-    def load(cls, path: Path) -> Roster:
-        """The roster in the file `path`.
-
-        Raises:
-            InvalidInput: if the file is missing, is not JSON, lists a site in a wrong way, or was
-                made before sites had HPKE keys.
-        """
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as err:
-            raise InvalidInput(
-                f"{path} does not exist; `fdfed-server provision` writes it, and [server] roster "
-                "in federation.toml says where it is"
-            ) from err
-        except ValueError as err:
-            raise InvalidInput(f"{path} is not valid JSON: {err}") from err
-        _check_age(values, path)
-        return parse(cls, values, source=str(path))
-
-
-def _check_age(values: Any, path: Path) -> None:
-    sites = values.get("sites") if isinstance(values, dict) else None
-    entries = sites.items() if isinstance(sites, dict) else ()
-    old = [name for name, e in entries if isinstance(e, dict) and "hpke_public_key" not in e]
-    if old:
-        raise InvalidInput(
-            f"{path} has no hpke_public_key for {', '.join(old)}: an earlier version made it. "
-            "Provision the consortium anew with `fdfed-server provision`, into an empty folder, "
-            "and hand out the folders again"
-        )

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Final
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -17,7 +18,8 @@ from fdfed.config import RunPlan
 from fdfed.errors import InvalidInput
 from fdfed.evaluation.results import RunResults
 from fdfed.exchange import HpkePrivateKey
-from fdfed_server.config import FederationConfig, Roster, ServerConfig
+from fdfed.roster import Roster, SignedRoster
+from fdfed_server.config import FederationConfig, ServerConfig
 from fdfed_server.exchange_service import ExchangeService
 from fdfed_server.flower import SuperLink, prepare_process, run_server_app
 from fdfed_server.hub import ExchangeHub
@@ -30,6 +32,14 @@ from fdfed_server.strategy import Strategy
 
 log = logging.getLogger(__name__)
 
+_BLINDING: Final = {
+    "on": "on, this process sees distances between prototypes, never a prototype",
+    "deterministic": "deterministic, it hides nothing from this process (test only)",
+}
+_TWO_SITES: Final = (
+    "; two sites alone: each can compute the other's prototypes exactly from its cotangents"
+)
+
 
 def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] = ()) -> RunResults:
     """Runs the federation of `config` to its end, from the last complete round in its state.
@@ -41,13 +51,16 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
             is taken.
         QuorumNotMet: if a round fails in every attempt; the state is kept.
     """
-    server, roster = config.server, Roster.load(config.server.roster)
+    server = config.server
+    roster = SignedRoster.load(server.roster, public_key=server.consortium_key).roster
     hpke_key = HpkePrivateKey.read(server.hpke_key)
     plan = _plan_for(config.run, roster)
     log.info(
-        "layers: mutual TLS; prototypes are sealed (%s), but not blinded: this process can read "
-        "them; no differential privacy, no ε is claimed",
+        "layers: mutual TLS; prototypes are sealed (%s); blinding: %s; weights are not masked; no "
+        "differential privacy, no ε is claimed%s",
         hpke_key.suite.value,
+        _BLINDING[plan.exchange.blinding],
+        _TWO_SITES if len(plan.sites) == 2 else "",
     )
     prepare_process(server.state)
     server.state.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -66,7 +79,13 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
         service.start()
         stack.callback(service.stop, grace=0.2)
         status = stack.enter_context(StatusWriter(server.state, lambda: sorted(service.connected)))
-        loop = RoundLoop(strategy, hub, folder=folder, observer=Several((status, *observers)))
+        loop = RoundLoop(
+            strategy,
+            hub,
+            folder=folder,
+            observer=Several((status, *observers)),
+            relays_secrets=plan.exchange.blinding == "on",
+        )
         outcome: list[RunOutcome] = []
         # No annotation: Flower looks for a plain assignment.
         app = ServerApp()

@@ -1,14 +1,19 @@
 """The consortium's keys, certificates and configuration files: one folder for each party.
 
     OUT/consortium/    ca.pem, ca.key           the authority; keep it offline, or at one hospital
+                       consortium.key           signs the roster; never at the coordinator
                        server-hpke.pub          what every site pins, also one that is added later
-    OUT/server/        ca.pem, server.pem, server.key, hpke.key, roster.json, federation.toml
-    OUT/sites/<site>/  ca.pem, site.pem, site.key, node.key, hpke.key, server-hpke.pub, site.toml
+    OUT/server/        ca.pem, server.pem, server.key, hpke.key, federation.toml
+    OUT/sites/<site>/  ca.pem, site.pem, site.key, node.key, hpke.key, signing.key, server-hpke.pub,
+                       site.toml
+    all of them        roster.json, roster.sig, consortium.pub
 
-A site has three keys. `site.key` with `site.pem` is its X.509 identity on the exchange (mutual
-TLS); `node.key` signs its Flower requests; to `hpke.key` the other sites seal what the coordinator
-must not read. The roster says which belong to whom. The coordinator's `hpke.key` opens what the
-sites seal to it; its public half is in each site's folder, so that nothing is trusted on first use.
+The coordinator could enrol a puppet site if it signed the roster; so it does not, and each site
+verifies its own copy. A site has four keys. `site.key` with `site.pem` is its X.509 identity on the
+exchange (mutual TLS); `node.key` signs its Flower requests; to `hpke.key` the other sites seal what
+the coordinator must not read, and `signing.key` shows them who sealed it. The roster says which
+belong to whom. The coordinator's `hpke.key` opens what the sites seal to it; its public half is in
+each site's folder, so that nothing is trusted on first use.
 
 Who runs this holds every private key for a moment, the sites' included: it is a trusted dealer, and
 the folders must then travel to their owners by a safe way. A later version makes the site's keys at
@@ -18,13 +23,13 @@ the site, and only signs a request here.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import tomli_w
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -33,8 +38,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from fdfed.config import Frozen, SiteName, parse, read_toml
-from fdfed.errors import InvalidInput
+from fdfed.errors import CryptoError, InvalidInput
 from fdfed.exchange.hpke import HpkePrivateKey, HpkePublicKey, HpkeSuite
+from fdfed.roster import SignedRoster, sign_roster
 from fdfed_server.certificates import Authority, private_pem
 from fdfed_server.config import FederationConfig, Roster, ServerConfig, SiteIdentity
 
@@ -99,14 +105,22 @@ def provision(
         )
         for site in options.sites
     }
-    _write(out / "server" / "roster.json", _roster_text(Roster(sites=identities)))
+    consortium_key = ed25519.Ed25519PrivateKey.generate()
+    _write(out / "consortium" / "consortium.key", _line(consortium_key.private_bytes_raw().hex()))
+    for folder in _folders(out, identities):
+        _write(
+            folder / "consortium.pub", _line(consortium_key.public_key().public_bytes_raw().hex())
+        )
+    _publish(out, Roster(sites=identities), consortium_key)
 
 
 def provision_site(name: str, out: Path, *, days: int = 365) -> None:
     """Adds the site `name` to the consortium in the folder `out`: its own folder, its entry in the
     roster, and its name in `[run] sites` (comments in `federation.toml` are lost).
 
-    The coordinator reads both files when it starts, so the site is let in from its next start.
+    The coordinator reads both files when it starts, so the site is let in from its next start. The
+    new `roster.json` and `roster.sig` are written into every folder below `out`, and must reach the
+    other sites too: they take part with nobody who has another roster.
 
     Raises:
         InvalidInput: if the name is wrong or taken, or `out` holds no consortium.
@@ -115,7 +129,9 @@ def provision_site(name: str, out: Path, *, days: int = 365) -> None:
     """
     server, folder = out / "server", out / "sites" / name
     config = FederationConfig.load(server / "federation.toml")
-    roster = Roster.load(server / "roster.json")
+    vault = out / "consortium"
+    roster = SignedRoster.load(vault / "roster.json", public_key=vault / "consortium.pub").roster
+    consortium_key = _consortium_key(vault / "consortium.key")
     options = _check([name], config.server.model_dump(), days)
     if name in roster.sites or folder.exists():
         raise InvalidInput(
@@ -131,7 +147,35 @@ def provision_site(name: str, out: Path, *, days: int = 365) -> None:
     tables = read_toml(server / "federation.toml")
     tables.setdefault("run", {})["sites"] = [*config.run.sites, name]
     _replace(server / "federation.toml", tomli_w.dumps(tables).encode())
-    _replace(server / "roster.json", _roster_text(Roster(sites={**roster.sites, name: identity})))
+    public = consortium_key.public_key().public_bytes_raw().hex()
+    _write(folder / "consortium.pub", _line(public))
+    sites = {**roster.sites, name: identity}
+    _publish(out, Roster(sites=sites, version=roster.version + 1), consortium_key)
+
+
+def _folders(out: Path, sites: Iterable[str]) -> list[Path]:
+    return [out / "consortium", out / "server", *(out / "sites" / site for site in sites)]
+
+
+def _publish(out: Path, roster: Roster, key: ed25519.Ed25519PrivateKey) -> None:
+    """Writes roster and signature into the folder of every party that is still here."""
+    text = _roster_text(roster)
+    for folder in _folders(out, roster.sites):
+        # A site's folder may have gone to its hospital already; its roster must follow it.
+        if folder.exists():
+            _replace(folder / "roster.json", text)
+            _replace(folder / "roster.sig", sign_roster(text, key))
+
+
+def _consortium_key(path: Path) -> ed25519.Ed25519PrivateKey:
+    try:
+        return ed25519.Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text()))
+    except FileNotFoundError as err:
+        raise InvalidInput(
+            f"{path} does not exist; a roster can only be signed where the consortium's key is"
+        ) from err
+    except ValueError as err:
+        raise CryptoError(f"{path} holds no Ed25519 key in hexadecimal; restore it") from err
 
 
 def _check(sites: Sequence[str], server: dict[str, Any], days: int) -> _Options:
@@ -184,6 +228,8 @@ def _write_site(
     hpke_key = HpkePrivateKey.generate(server_hpke.suite)
     _write(folder / "hpke.key", _line(hpke_key.text))
     _write(folder / "server-hpke.pub", _line(server_hpke.text))
+    signing_key = ed25519.Ed25519PrivateKey.generate()
+    _write(folder / "signing.key", _line(signing_key.private_bytes_raw().hex()))
     settings = {
         "site": name,
         "server": server.hosts[0],
@@ -204,6 +250,7 @@ def _write_site(
         certificate_sha256=certificate.fingerprint(hashes.SHA256()).hex(),
         certificate_serial=f"{certificate.serial_number:x}",
         hpke_public_key=hpke_key.public.text,
+        signing_public_key=signing_key.public_key().public_bytes_raw().hex(),
     )
 
 

@@ -26,6 +26,8 @@ from fdfed.wire import (
     Part,
     Prepare,
     Prepared,
+    SecretOffer,
+    SecretRequest,
     TrainInstruction,
 )
 from fdfed_server.asking import ask
@@ -35,6 +37,9 @@ from fdfed_server.observer import Observer
 from fdfed_server.run_state import GlobalModel, RunState, save_state
 from fdfed_server.strategy import SiteReply, Strategy, TrainedRound
 
+_OFFER_SECONDS: Final = 60.0
+"""How long a site may take to make a secret before the next one is asked: its work takes
+milliseconds."""
 _GRACE_SECONDS: Final = 10.0
 """How long a round waits for a site that has just gone before it begins without it."""
 
@@ -54,6 +59,8 @@ class RoundLoop:
     Args:
         folder: where the state is kept after every round; None keeps nothing.
         poll_seconds: pause between two looks for a reply or a site.
+        relays_secrets: whether the sites make a secret for each round that exchanges; in a
+            simulation it follows from the plan instead.
     """
 
     def __init__(
@@ -64,12 +71,15 @@ class RoundLoop:
         folder: Path | None,
         observer: Observer | None = None,
         poll_seconds: float = 0.05,
+        relays_secrets: bool = False,
     ) -> None:
         self._strategy = strategy
         self._hub = hub
         self._folder = folder
         self._observer = observer or Observer()
         self._poll_seconds = poll_seconds
+        self._relays_secrets = relays_secrets
+        self._epoch = 0
         self._prepared: dict[str, Prepared] = {}
 
     def run(self, grid: Grid, state: RunState) -> RunOutcome:
@@ -122,13 +132,69 @@ class RoundLoop:
         nodes: Mapping[str, int],
     ) -> TrainedRound:
         examples = {site: self._prepared[site].num_train for site in nodes}
-        instructions = self._strategy.configure_train(state, server_round, attempt, examples)
+        offer = self._offer(grid, state, server_round, attempt, nodes)
+        instructions = self._strategy.configure_train(
+            state, server_round, attempt, examples, offer=offer
+        )
         records = _encoded(instructions)
         with self._exchange_round(state, server_round, attempt, tuple(nodes)):
             replies = self._ask(grid, nodes, records, kind="train", group=server_round)
             return self._strategy.aggregate_train(
                 state, server_round, attempt, examples, self._observed(replies, server_round)
             )
+
+    def _exchanges(self, server_round: int) -> bool:
+        return self._strategy.has_exchange and self._strategy.plan.phase(server_round) == 2
+
+    def _offer(
+        self,
+        grid: Grid,
+        state: RunState,
+        server_round: int,
+        attempt: int,
+        nodes: Mapping[str, int],
+    ) -> str:
+        """The secret for the attempt, sealed by the first site that will make it; only relayed."""
+        exchange = self._strategy.plan.exchange
+        if not self._exchanges(server_round) or not self._relays_secrets:
+            return ""
+        if len(nodes) < exchange.min_sites:
+            raise QuorumNotMet(
+                f"{len(nodes)} site(s) are there for round {server_round}, but exchange.min_sites "
+                f"is {exchange.min_sites}; wait for more, or lower it"
+            )
+        request = SecretRequest(
+            run_id=state.run_id,
+            server_round=server_round,
+            attempt=attempt,
+            members=tuple(nodes),
+            after_epoch=self._epoch,
+        )
+        failures = []
+        for site, node in nodes.items():
+            record = {site: request.to_record()}
+            for reply in ask(
+                grid,
+                {site: node},
+                record,
+                kind="query.secret",
+                group=0,
+                deadline_seconds=_OFFER_SECONDS,
+                poll_seconds=self._poll_seconds,
+            ):
+                if reply.record is None:
+                    failures.append(f"{site}: {reply.failure}")
+                    continue
+                try:
+                    made = SecretOffer.from_record(reply.record)
+                except WireError as err:
+                    failures.append(f"{site}: {err}")
+                    continue
+                self._epoch = max(self._epoch, made.epoch)
+                return made.text
+        raise QuorumNotMet(
+            f"no site made the secret that blinds round {server_round}: {'; '.join(failures)}"
+        )
 
     def _observed(self, replies: Iterator[SiteReply], server_round: int) -> Iterator[SiteReply]:
         for reply in replies:
@@ -181,7 +247,7 @@ class RoundLoop:
         self, state: RunState, server_round: int, attempt: int, sites: Sequence[str]
     ) -> Iterator[None]:
         plan = self._strategy.plan
-        if not self._strategy.has_exchange or plan.phase(server_round) == 1:
+        if not self._exchanges(server_round):
             yield
             return
         self._hub.open_round(

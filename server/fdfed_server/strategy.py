@@ -117,7 +117,13 @@ class Strategy:
         )
 
     def configure_train(
-        self, state: RunState, server_round: int, attempt: int, examples: Mapping[str, int]
+        self,
+        state: RunState,
+        server_round: int,
+        attempt: int,
+        examples: Mapping[str, int],
+        *,
+        offer: str = "",
     ) -> dict[str, TrainInstruction]:
         """One instruction a site; `examples` holds the training images of those that are asked."""
         instruction = TrainInstruction(
@@ -128,6 +134,7 @@ class Strategy:
             phase=self.plan.phase(server_round),
             total_examples=sum(examples.values()),
             best_round=state.best.server_round,
+            offer=offer,
             alpha=state.model.alpha,
             target=state.model.target,
             weights=state.model.weights,

@@ -6,6 +6,7 @@ objective, through the hub, the stream, the sites and the strategy.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from fdfed.config import RunPlan
 from fdfed.data import SplitCounts
-from fdfed.exchange import HpkePrivateKey
+from fdfed.exchange import BlindingSecret, HpkePrivateKey, padded_layout
 from fdfed.losses import exchange_loss, feature_discrepancy_loss, segmentation_loss
 from fdfed.prototypes import batch_prototypes, masked_prototypes
 from fdfed.training.initialise import initial_network
@@ -34,6 +35,8 @@ from fdfed_server.run_state import RunState
 from fdfed_server.strategy import SiteReply, Strategy, TrainedRound
 
 RUN = "0" * 16
+SECRET = BlindingSecret(secrets.token_bytes(32), epoch=1)
+"""Fresh, as in a deployment: every test here runs blinded."""
 LEARNING_RATE = 0.1
 ALPHA = (0.3, 0.1, 0.2, 0.05, 0.4, 0.15, 0.25, 0.35, 0.02)
 
@@ -96,7 +99,7 @@ def names(request: pytest.FixtureRequest) -> tuple[str, ...]:
 
 
 class Federation:
-    """Real sites on a real, sealed loopback stream, one real strategy."""
+    """Real sites on a real, sealed loopback stream, blinded, and one real strategy."""
 
     def __init__(self, plan: RunPlan, data: Mapping[str, OneBatch], folder: Path) -> None:
         self.plan, self.data = plan, data
@@ -120,6 +123,7 @@ class Federation:
                 name,
                 lambda _, images=data[name]: images,
                 SiteStore(folder / name),
+                secret_of=lambda _: SECRET,
                 open_exchange=lambda _, stream=self.streams[name]: stream,
             )
             for name in plan.sites
@@ -141,7 +145,7 @@ class Federation:
             2,
             1,
             sites=self.plan.sites,
-            layout=self.strategy.layout,
+            layout=padded_layout(self.strategy.layout),
             steps=1,
             deadline_seconds=30,
             max_missed_steps=3,
@@ -197,7 +201,9 @@ def pooled_gradient(
         foreground, background, valid = (
             torch.stack(part) for part in zip(*means[name], strict=True)
         )
-        objective = objective + weight * exchange_loss(foreground, background, valid)
+        objective = objective + weight * exchange_loss(
+            foreground, background, valid, form=plan.method.form
+        )
     objective.backward()
     gradients = {
         name: p.grad if p.grad is not None else torch.zeros_like(p)
@@ -314,6 +320,25 @@ def test_with_batch_normalisation_the_reference_normalises_each_site_by_itself(
     _, expected = pooled_gradient(federation.plan, federation.state, data)
     got = steps_of(trained.model.weights, federation.state, list(expected))
     assert relative_error(got, expected) < 1e-10
+
+
+@pytest.mark.parametrize("names", [3], indirect=True)
+@pytest.mark.parametrize("form", ["paper", "ratio", "gap"])
+def test_blinded_taps_of_any_width_and_every_form_give_the_pooled_step(
+    names: tuple[str, ...], form: str, tmp_path: Path
+) -> None:
+    # Widths of 6, 12, 24, …: none is a power of two, so all are padded.
+    plan = plan_of(names, width=6, norm="batch", method={"form": form})
+    data = batches(names)
+    federation = Federation(plan, data, tmp_path)
+    assert federation.strategy.layout.size < padded_layout(federation.strategy.layout).size
+    try:
+        trained = federation.aggregate(federation.answers(federation.instructions()))
+    finally:
+        federation.close()
+    _, expected = pooled_gradient(plan, federation.state, data)
+    got = steps_of(trained.model.weights, federation.state, list(expected))
+    assert relative_error(got, expected) < 1e-9
 
 
 def shifted_weights(instruction: TrainInstruction) -> TrainInstruction:

@@ -33,7 +33,8 @@ RUN = {
     "rounds": 4,
     "steps_per_round": 2,
     "batch_size": 4,
-    "exchange": {"required": True},
+    # A secret from the seed, so that all runs compute the same bits; one test has a fresh one.
+    "exchange": {"required": True, "blinding": "deterministic"},
 }
 
 
@@ -123,6 +124,9 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
     if data is None:
         run["phantoms"] = True
     config.write_text(tomli_w.dumps({"server": _server_table(tables["server"]), "run": run}))
+    for site in SITES:
+        with (folder / "sites" / site / "site.toml").open("a") as settings:
+            settings.write("allow_deterministic = true\n")
     deployment = Deployment(folder, data)
     yield deployment
     deployment.stop()
@@ -173,6 +177,27 @@ def test_separate_processes_over_tls_end_and_equal_the_simulation_bit_for_bit(
         assert len(local) == 1, "the site's own report is missing"
         assert (deployment.folder / "sites" / site / "state" / "audit.log").exists()
     assert_equal_bits(model_of(deployment), simulated(deployment, tmp_path / "simulation"))
+
+
+@pytest.mark.slow
+def test_with_a_secret_of_the_sites_alone_the_result_differs_by_rounding_alone(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    text = deployment.config.read_text()
+    deployment.config.write_text(text.replace('blinding = "deterministic"', 'blinding = "on"'))
+    for name in ("server", *SITES):
+        deployment.start(name)
+    assert deployment.await_end("server") == 0, deployment.log("server")
+    assert "blinding: on" in deployment.log("server")
+    for site in SITES:
+        assert "with a secret of monuseg, tnbc" in deployment.log(site)
+        assert "two sites alone" in deployment.log(site)
+        assert (deployment.folder / "sites" / site / "state" / "group-epoch").exists()
+    results = json.loads((deployment.state / "results" / "results.json").read_text())
+    assert results["exchange"]["answered"] == 2 * 2 * 1
+    expected = simulated(deployment, tmp_path / "simulation")
+    for name, value in model_of(deployment).items():
+        np.testing.assert_allclose(value, expected[name], rtol=2e-3, atol=2e-4, err_msg=name)
 
 
 @pytest.mark.slow

@@ -43,15 +43,16 @@ def test_each_party_gets_its_folder_and_nobody_elses_private_key(consortium: Pat
         str(folder.relative_to(consortium)): {file.name for file in folder.iterdir()}
         for folder in (consortium / n for n in ("consortium", "server", "sites/udiat"))
     }
+    signed = ("roster.json", "roster.sig", "consortium.pub")
     assert found == {
-        "consortium": {"ca.pem", "ca.key", "server-hpke.pub"},
+        "consortium": {"ca.pem", "ca.key", "consortium.key", "server-hpke.pub", *signed},
         "server": {
             "ca.pem",
             "server.pem",
             "server.key",
             "hpke.key",
-            "roster.json",
             "federation.toml",
+            *signed,
         },
         "sites/udiat": {
             "ca.pem",
@@ -59,8 +60,10 @@ def test_each_party_gets_its_folder_and_nobody_elses_private_key(consortium: Pat
             "site.key",
             "node.key",
             "hpke.key",
+            "signing.key",
             "server-hpke.pub",
             "site.toml",
+            *signed,
         },
     }
 
@@ -175,7 +178,7 @@ def test_folders_of_a_time_without_hpke_keys_are_refused_with_the_way_out(tmp_pa
     values = json.loads(roster.read_text())
     del values["sites"]["udiat"]["hpke_public_key"]
     roster.write_text(json.dumps(values))
-    with pytest.raises(InvalidInput, match=r"no hpke_public_key for udiat.*anew"):
+    with pytest.raises(InvalidInput, match=r"hpke_public_key .* for udiat.*anew"):
         Roster.load(roster)
     (tmp_path / "server" / "hpke.key").unlink()
     with pytest.raises(InvalidInput, match=r"hpke\.key cannot be read.*anew"):
