@@ -66,10 +66,10 @@ def run_agenda(
     deadline = time.monotonic() + stop_after_seconds
     running: dict[str, tuple[Trial, BaseProcess]] = {}
     with _sole_owner(out):
+        results = load_results(out)
+        asked = agenda(results)
         try:
             while True:
-                results = load_results(out)
-                asked = agenda(results)
                 open_trials = [t for t in asked if t.name not in results]
                 waiting = [t for t in open_trials if t.name not in running]
                 if time.monotonic() < deadline:
@@ -80,7 +80,9 @@ def run_agenda(
                 watcher.looked([trial for trial, _ in running.values()], asked, results)
                 wait([process.sentinel for _, process in running.values()], _LOOK_SECONDS)
                 for trial in _collect(running, out):
-                    watcher.finished(trial, load_results(out)[trial.name])
+                    results = load_results(out)
+                    asked = agenda(results)
+                    watcher.finished(trial, results[trial.name])
         finally:
             for _, process in running.values():
                 process.terminate()
