@@ -181,9 +181,10 @@ class RunPlan(Frozen):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
-    precision: Literal["fp32", "amp", "fp64"] = "fp32"
-    """`amp` is bf16 autocast where the device has it, else fp16 with a gradient scaler; `fp64`
-    is for the exactness tests."""
+    precision: Literal["fp32", "amp", "auto", "fp64"] = "fp32"
+    """`amp` is bf16 autocast where the device has it, else fp16 with a gradient scaler; `auto`
+    lets each site measure whether that, and which memory layout, is faster on its device, so that
+    runs do not repeat bit for bit; `fp64` is for the exactness tests."""
     augment: bool = True
 
     method: MethodPlan = MethodPlan()
@@ -229,6 +230,11 @@ class RunPlan(Frozen):
         if self.effective_loss not in known:
             raise ValueError(
                 plugins.unknown("fdfed.losses", self.effective_loss, built_in=LOSS_NAMES)
+            )
+        if self.precision == "auto" and self.exchange.blinding == "deterministic":
+            raise ValueError(
+                "precision = auto follows the clock, and exchange.blinding = deterministic is for "
+                "runs that repeat bit for bit; use precision = fp32 or amp"
             )
         if self.strategy in ("local", "pooled") and self.effective_loss == "fd+exch":
             raise ValueError(

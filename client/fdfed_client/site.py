@@ -44,7 +44,6 @@ from fdfed.wire import (
     TrainResult,
 )
 
-
 log = logging.getLogger(__name__)
 
 

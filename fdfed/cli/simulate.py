@@ -41,7 +41,10 @@ def simulate(
     batch: Annotated[int | None, typer.Option(help="Images per step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, splits and batches.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32 or amp (mixed).")] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="fp32, amp (mixed), or auto: what is faster here, by measurement."),
+    ] = None,
     device: Annotated[
         Literal["auto", "cuda", "cpu"], typer.Option(help="Where to train.")
     ] = "auto",

@@ -7,7 +7,8 @@ from typing import Literal
 
 import torch
 
-Precision = Literal["fp32", "amp", "fp64"]
+Precision = Literal["fp32", "amp", "auto", "fp64"]
+"""As in the run plan; `auto` is fp32 until `fdfed.training.fastest` has chosen in its place."""
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[None]:

@@ -441,3 +441,24 @@ def test_every_round_of_an_auxiliary_loss_changes_the_weights_and_measures_no_di
         assert bits(got) != bits(of_seg)
         assert np.isnan(got.fd).all()
         np.testing.assert_array_equal(got.alpha, np.zeros(TAPS))
+
+
+def test_a_site_that_may_choose_says_what_it_chose_and_trains_and_scores_with_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fdfed.training import fastest
+
+    amp = fastest.Setting("amp", channels_last=False)
+    monkeypatch.setattr(fastest, "_choices", {})
+    monkeypatch.setattr(fastest, "_measure", lambda *_: {fastest.USUAL: 2.0, amp: 1.0})
+    chosen, fixed = site_of(tmp_path / "a"), site_of(tmp_path / "b")
+    with caplog.at_level("INFO", logger="fdfed_client.site"):
+        result = chosen.train(instruction_of(plan_of(precision="auto")))
+    assert "a trains in amp, channels first (a step takes: " in caplog.text
+    assert chosen.plan.precision == "auto"
+    # The layout changes the order of sums, the precision much more than that.
+    expected = fixed.train(instruction_of(plan_of(precision="amp")))
+    assert result.loss_seg == pytest.approx(expected.loss_seg, rel=1e-2)
+    assert bits(result) != bits(site_of(tmp_path / "c").train(instruction_of(plan_of())))
+    with torch.no_grad():
+        assert len(chosen.score("test")) == 4
