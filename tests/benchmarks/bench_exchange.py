@@ -12,6 +12,7 @@ machine; three processes want a core each.
 from __future__ import annotations
 
 import argparse
+import logging
 import multiprocessing as mp
 import tempfile
 import time
@@ -196,6 +197,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    # The service warns, rightly, when it is told not to seal.
+    logging.getLogger("fdfed_server").setLevel(logging.ERROR)
     print_swaps(arguments.swaps, arguments.repeats)
     print_sealing()
     print_terms()
