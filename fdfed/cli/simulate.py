@@ -89,7 +89,7 @@ def simulate(
 
     from fdfed.simulation import Progress
     from fdfed.simulation import simulate as run_simulation
-    from fdfed.terminal import scores_table
+    from fdfed.terminal import configure_logging, scores_table
     from fdfed.training.device import resolve_device
     from fdfed_server.progress import ProgressBars
 
@@ -99,6 +99,7 @@ def simulate(
         run_simulation(plan, data=data, out=out, device=chosen)
         return
     console = Console()
+    configure_logging("text", console=console)
     with ProgressBars(console) as bars:
         progress = Progress(observer=bars, on_step=bars.step_done, on_load=bars.loaded)
         results = run_simulation(plan, data=data, out=out, device=chosen, progress=progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -450,6 +451,8 @@ def test_a_site_that_may_choose_says_what_it_chose_and_trains_and_scores_with_it
 
     amp = fastest.Setting("amp", channels_last=False)
     monkeypatch.setattr(fastest, "_choices", {})
+    # A command that ran in this process before may have taken the log to its own console.
+    monkeypatch.setattr(logging.getLogger("fdfed_client"), "propagate", True)
     monkeypatch.setattr(fastest, "_measure", lambda *_: {fastest.USUAL: 2.0, amp: 1.0})
     chosen, fixed = site_of(tmp_path / "a"), site_of(tmp_path / "b")
     with caplog.at_level("INFO", logger="fdfed_client.site"):
