@@ -84,7 +84,8 @@ class RunState:
         """The record of the best round; None while no round of the phase has a score."""
         if self.best.score <= UNKNOWN_SCORE:
             return None
-        return next(r for r in self.history if r.round == self.best.server_round)
+        found = (r for r in self.history if r.round == self.best.server_round)
+        return next(found, None)
 
 
 def save_state(folder: Path, state: RunState) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,17 @@ from fdfed_server.run_state import load_state
 
 Command = Callable[..., tuple[int, str, str]]
 TINY = ("--rounds", "2", "--steps", "1", "--size", "32", "--width", "2", "--batch", "2")
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[None]:
+    """Puts the loggers back as they were."""
+    loggers = [logging.getLogger(name) for name in ("fdfed", "fdfed_server", "fdfed_client")]
+    before = [(list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 @pytest.fixture
