@@ -92,7 +92,7 @@ def run_agenda(
 def _start(trial: Trial, data: Path, out: Path) -> BaseProcess:
     # A process for each trial: threads, memory and a crash of one cannot reach the next.
     process = multiprocessing.get_context("spawn").Process(
-        target=_work, args=(trial, data, folder_of(out, trial)), daemon=True
+        target=_work, args=(trial, data, folder_of(out, trial), out / "phase-1"), daemon=True
     )
     process.start()
     return process
@@ -113,7 +113,7 @@ def _collect(running: dict[str, tuple[Trial, BaseProcess]], out: Path) -> Iterat
         yield trial
 
 
-def _work(trial: Trial, data: Path, folder: Path) -> None:
+def _work(trial: Trial, data: Path, folder: Path, shelf: Path) -> None:
     """The trial's process: one thread, so that results repeat; its output goes to a file."""
     import torch  # noqa: PLC0415 - the parent has no need of it
 
@@ -122,7 +122,7 @@ def _work(trial: Trial, data: Path, folder: Path) -> None:
         sys.stdout = sys.stderr = log
         threading.Thread(target=_end_with_parent, daemon=True).start()
         torch.set_num_threads(1)
-        run_trial(folder, trial, data)
+        run_trial(folder, trial, data, shelf=shelf)
 
 
 def _end_with_parent() -> None:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +23,8 @@ from fdfed.evaluation.results import RoundRecord, is_known
 from fdfed.simulation import Progress, open_sites, simulate_sites
 from fdfed.studies.algorithm_1 import train_algorithm_1
 from fdfed.studies.diagnostics import TapDiagnostics, diagnose
+from fdfed.studies.phase_one import put_phase_1, take_phase_1
+from fdfed_server.observer import Observer, Several
 
 PLATEAU_SHARE: Final = 0.2
 """The last fifth of the steps, over which a trial is scored."""
@@ -32,6 +34,7 @@ ALGORITHM_1: Final = "algorithm-1"
 
 _RESULT: Final = "result.json"
 _TRIAL: Final = "trial.json"
+_TAKEN: Final = "shared-rounds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +86,28 @@ class TrialResult:
     """α of each tap in the last round."""
     taps: Mapping[str, TapDiagnostics] = field(default_factory=dict)
     seconds: float = 0.0
-    """Wall-clock seconds of the rounds."""
+    """Wall-clock seconds of the rounds that this trial trained itself."""
+    shared_rounds: int = 0
+    """Rounds of phase 1 that another trial had trained, bit for bit the same."""
     failure: str = ""
     """Why there is no score."""
     plan: Mapping[str, Any] = field(default_factory=dict)
 
 
-def run_trial(folder: Path, trial: Trial, data: Path, *, progress: Progress | None = None) -> None:
+def run_trial(
+    folder: Path,
+    trial: Trial,
+    data: Path,
+    *,
+    shelf: Path | None = None,
+    progress: Progress | None = None,
+) -> None:
     """Trains the trial, or what is left of it, and writes its result; nothing if it has one.
 
     A run whose weights diverge, so that no update is accepted, is a result too: one without score.
+
+    Args:
+        shelf: where trials with the same phase 1 share it; None trains every one.
     """
     if (folder / _RESULT).exists():
         return
@@ -105,21 +120,45 @@ def run_trial(folder: Path, trial: Trial, data: Path, *, progress: Progress | No
     if trial.method == ALGORITHM_1:
         result = _result(trial, train_algorithm_1(trial.plan, sites, folder / "run" / "state"))
     else:
-        result = _simulated(folder, trial, sites, progress)
+        result = _simulated(folder, trial, sites, shelf, progress or Progress())
     write_text(folder / _RESULT, json.dumps(asdict(result)))
     # Weights and optimiser states of every trial would fill a disk; the curves are what is kept.
     for part in ("state", "models"):
         shutil.rmtree(folder / "run" / part, ignore_errors=True)
 
 
+class _Sharing(Observer):
+    """Puts phase 1 on the shelf as it ends."""
+
+    def __init__(self, plan: RunPlan, state: Path, shelf: Path) -> None:
+        self._plan, self._state, self._shelf = plan, state, shelf
+
+    def round_finished(self, record: RoundRecord) -> None:
+        if record.round == self._plan.phase_1_rounds:
+            put_phase_1(self._shelf, self._state, self._plan)
+
+
 def _simulated(
-    folder: Path, trial: Trial, sites: Mapping[str, SiteData], progress: Progress | None
+    folder: Path,
+    trial: Trial,
+    sites: Mapping[str, SiteData],
+    shelf: Path | None,
+    progress: Progress,
 ) -> TrialResult:
+    plan, state, mark = trial.plan, folder / "run" / "state" / "run", folder / _TAKEN
+    if shelf is not None:
+        taken = take_phase_1(shelf, state, plan)
+        if taken:
+            write_text(mark, str(taken))
+        sharing = _Sharing(plan, state, shelf)
+        progress = replace(progress, observer=Several([sharing, progress.observer]))
     try:
-        results = simulate_sites(trial.plan, sites, out=folder / "run", progress=progress)
+        results = simulate_sites(plan, sites, out=folder / "run", progress=progress)
     except QuorumNotMet as err:
         return _result(trial, (), failure=str(err))
-    return _result(trial, results.rounds, taps=diagnose(trial.plan, sites, folder / "run"))
+    taps = diagnose(plan, sites, folder / "run")
+    taken = int(mark.read_text()) if mark.exists() else 0
+    return _result(trial, results.rounds, taps=taps, shared_rounds=taken)
 
 
 def load_results(out: Path) -> dict[str, TrialResult]:
@@ -152,6 +191,7 @@ def _result(
     rounds: Sequence[RoundRecord],
     *,
     taps: Mapping[str, TapDiagnostics] | None = None,
+    shared_rounds: int = 0,
     failure: str = "",
 ) -> TrialResult:
     plan = trial.plan
@@ -179,7 +219,8 @@ def _result(
         curve=curve,
         alpha=dict(rounds[-1].alpha) if rounds else {},
         taps=taps or {},
-        seconds=sum(record.seconds or 0.0 for record in rounds),
+        seconds=sum(record.seconds or 0.0 for record in rounds[shared_rounds:]),
+        shared_rounds=shared_rounds,
         failure=failure,
         plan=plan.model_dump(mode="json"),
     )

@@ -15,6 +15,7 @@ from fdfed.errors import DataError, InvalidInput
 from fdfed.evaluation.results import RoundRecord
 from fdfed.simulation import Progress
 from fdfed.studies import Trial, TrialResult, folder_of, load_results, run_agenda, run_trial
+from fdfed.studies.phase_one import phase_1_key
 from fdfed_server.observer import Observer
 
 SITES = ("tnbc", "monuseg")
@@ -189,3 +190,29 @@ def test_two_studies_do_not_work_in_one_folder(data: Path, tmp_path: Path) -> No
             stop_after_seconds=60,
             watcher=Nested(),
         )
+
+
+def test_a_trial_that_takes_over_phase_1_ends_as_one_that_trained_it(
+    data: Path, finished: Path, tmp_path: Path
+) -> None:
+    shelf = tmp_path / "phase-1"
+    donor = trial_of("fd", strategy="fedavg", loss="fd", alpha={"mode": "fixed", "value": 0.02})
+    run_trial(folder_of(tmp_path, donor), donor, data, shelf=shelf)
+    run_trial(folder_of(tmp_path, trial_of()), trial_of(), data, shelf=shelf)
+    taken, whole = load_results(tmp_path)[trial_of().name], only(finished)
+    # Five rounds: 100/175 of them, rounded up, are phase 1.
+    assert taken.shared_rounds == 3
+    assert replace(taken, seconds=0.0, shared_rounds=0) == replace(whole, seconds=0.0)
+    assert load_results(tmp_path)[donor.name].shared_rounds == 0
+
+
+def test_only_trials_with_the_same_phase_1_share_it() -> None:
+    key = phase_1_key(trial_of().plan)
+    assert key is not None
+    for same in ({"alpha": {"maximum": 0.1}}, {"method": {"form": "gap"}}, {"loss": "fd"}):
+        assert phase_1_key(trial_of(**same).plan) == key
+    for other in ({"seed": 1}, {"rounds": 6}, {"norm": "group"}, {"learning_rate": 1e-4}):
+        assert phase_1_key(trial_of(**other).plan) != key
+    # Federated averaging never goes back to its best round; the others keep tensors at the sites.
+    assert phase_1_key(trial_of(strategy="fedavg", loss="seg").plan) is None
+    assert phase_1_key(trial_of(strategy="fedbn", loss="fd").plan) is None
