@@ -174,8 +174,8 @@ def _progress(results: Results) -> str:
     lines += [
         "",
         f"{len(results)} trials are finished ({failed} of them diverged), {hours:.1f} hours of "
-        "one core; a trial that several stages ask for is run once. Later stages appear when the "
-        "results that they depend on are there.",
+        "training and validation by the clock; a trial that several stages ask for is run once. "
+        "Later stages appear when the results that they depend on are there.",
     ]
     return "\n".join(lines)
 
