@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from fdfed.config import RunPlan
-from fdfed.data import SiteData, check_site_folder, open_site, write_phantoms
+from fdfed.data import SiteData, check_site_folder, open_planned, write_planned_phantoms
 from fdfed.errors import DataError, InvalidInput
 from fdfed.exchange import HpkePublicKey
 from fdfed.training.device import resolve_device
@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 
 _REPLY_SLACK_SECONDS: Final = 10.0
 """The hub answers at the step's deadline; what comes later than this beyond it is lost."""
-_PHANTOM_IMAGES: Final = 60
 
 
 def data_folder(config: SiteConfig, data: Path | None, *, phantoms: bool) -> Path:
@@ -121,21 +120,8 @@ def run_agent(
 
 def _open(site: str, folder: Path, plan: RunPlan, *, phantoms: bool) -> SiteData:
     if phantoms:
-        # Does nothing where they are those of this plan already.
-        write_phantoms(folder, site, images=_PHANTOM_IMAGES, size=plan.size, seed=plan.seed)
-    return open_site(
-        site,
-        folder,
-        size=plan.size,
-        in_channels=plan.in_channels,
-        seed=plan.seed,
-        batch_size=plan.batch_size,
-        augment=plan.augment,
-        crop=plan.crop,
-        held_out=plan.split.held_out,
-        fold=plan.split.fold,
-        folds=plan.split.folds,
-    )
+        write_planned_phantoms(plan, site, folder)
+    return open_planned(plan, site, folder)
 
 
 def _exchange(config: SiteConfig, plan: RunPlan) -> ExchangeStream:

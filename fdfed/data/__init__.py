@@ -5,6 +5,7 @@ from fdfed.data.folder import check_site_folder
 from fdfed.data.folds import fold_of_patients, held_out_patients
 from fdfed.data.loading import image_size, load_image
 from fdfed.data.phantoms import KNOWN_SITES, write_phantoms
+from fdfed.data.planned import open_planned, write_planned_phantoms
 from fdfed.data.site import SiteData, SplitCounts, open_site, pool_sites
 from fdfed.data.splits import split_cases
 
@@ -22,8 +23,10 @@ __all__ = [
     "held_out_patients",
     "image_size",
     "load_image",
+    "open_planned",
     "open_site",
     "pool_sites",
     "split_cases",
     "write_phantoms",
+    "write_planned_phantoms",
 ]

@@ -12,7 +12,7 @@ from typing import Final
 import torch
 
 from fdfed.config import RunPlan
-from fdfed.data import SiteData, open_site, pool_sites, write_phantoms
+from fdfed.data import SiteData, open_planned, pool_sites, write_planned_phantoms
 from fdfed.errors import DataError, FdfedError, InvalidInput
 from fdfed.evaluation.case_pictures import CaseView
 from fdfed.evaluation.metrics import ImageScore, aggregate, image_scores
@@ -40,7 +40,6 @@ from fdfed_server.strategy import Strategy
 
 POOLED: Final = "pooled"
 _KEEPS_TENSORS: Final = ("local", "fedbn")
-_PHANTOM_IMAGES: Final = 60
 _POLL_SECONDS: Final = 0.005
 
 
@@ -140,18 +139,10 @@ def _are_phantoms(opened: Mapping[str, SiteData]) -> bool:
 
 def _open(plan: RunPlan, data: Path, site: str, progress: Progress) -> SiteData:
     told = progress.on_load
-    return open_site(
+    return open_planned(
+        plan,
         site,
         data,
-        size=plan.size,
-        in_channels=plan.in_channels,
-        seed=plan.seed,
-        batch_size=plan.batch_size,
-        augment=plan.augment,
-        crop=plan.crop,
-        held_out=plan.split.held_out,
-        fold=plan.split.fold,
-        folds=plan.split.folds,
         progress=None if told is None else lambda done, total: told(site, done, total),
     )
 
@@ -161,7 +152,7 @@ def _phantoms(plan: RunPlan, out: Path) -> Path:
     resume(_run_folder(out), _federated(plan.model_copy(update={"phantoms": True})))
     folder = out / "phantoms"
     for site in plan.sites:
-        write_phantoms(folder, site, images=_PHANTOM_IMAGES, size=plan.size, seed=plan.seed)
+        write_planned_phantoms(plan, site, folder)
     return folder
 
 
