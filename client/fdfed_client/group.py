@@ -70,8 +70,8 @@ class GroupSecrets:
 
         Raises:
             InvalidInput: if a file is missing.
-            CryptoError: if the roster's signature or a key does not verify, or this site's keys are
-                not the ones of the roster.
+            CryptoError: if the roster's signature or a key does not verify, it is older than one
+                that was used here, or this site's keys are not the ones it lists.
         """
         roster = SignedRoster.load(config.roster, public_key=config.consortium_key)
         signing_key = _signing_key(config.signing_key)
@@ -83,6 +83,7 @@ class GroupSecrets:
                 f"the roster in {config.roster} does not list {config.site} with the keys that are "
                 "here; fetch the roster that was signed after this site was provisioned"
             )
+        _check_version(config.state / "roster-version", roster.roster.version)
         approved = None if config.approved is None else frozenset(config.approved)
         if approved is not None:
             approved |= {entry.fingerprint}
@@ -196,6 +197,25 @@ class GroupSecrets:
                 f"{self._file} does not hold the last epoch; restore it from a backup. Without it "
                 "an old secret could come back"
             ) from err
+
+
+def _check_version(file: Path, version: int) -> None:
+    """Keeps the highest version seen: an old roster may list a site that has been removed since."""
+    try:
+        seen = int(file.read_text())
+    except FileNotFoundError:
+        seen = 0
+    except ValueError as err:
+        raise CryptoError(
+            f"{file} does not hold the roster's last version; restore it from a backup"
+        ) from err
+    if version < seen:
+        raise CryptoError(
+            f"the roster is of version {version}, but version {seen} has been used here; an old "
+            "roster may list sites that were removed. Fetch the newest from whoever signs it"
+        )
+    if version > seen:
+        atomic_file.write_text(file, f"{version}\n")
 
 
 def _signing_key(path: Path) -> ed25519.Ed25519PrivateKey:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -31,6 +31,7 @@ class ExchangeStats:
     swap_ms_p99: float = 0.0
 
 
+@runtime_checkable
 class Exchange(Protocol):
     """A remote loss function: prototypes in, cotangents out. One thread uses it at a time."""
 

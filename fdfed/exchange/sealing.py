@@ -33,7 +33,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import struct
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -73,6 +73,7 @@ class NoSealing:
 NO_SEALING: Final = NoSealing()
 
 
+@runtime_checkable
 class Session(Protocol):
     """Turns contents into what crosses the wire, and back; one per stream and side."""
 

@@ -27,6 +27,7 @@ from fdfed_server.observer import Observer, Several
 from fdfed_server.outputs import results_of, write_run
 from fdfed_server.rounds import RoundLoop, RunOutcome
 from fdfed_server.run_state import resume, save_state
+from fdfed_server.secret_relay import SecretRelay
 from fdfed_server.status import StatusWriter
 from fdfed_server.strategy import Strategy
 
@@ -79,12 +80,13 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
         service.start()
         stack.callback(service.stop, grace=0.2)
         status = stack.enter_context(StatusWriter(server.state, lambda: sorted(service.connected)))
+        blinded = plan.exchange.blinding == "on"
         loop = RoundLoop(
             strategy,
             hub,
             folder=folder,
             observer=Several((status, *observers)),
-            relays_secrets=plan.exchange.blinding == "on",
+            secrets=SecretRelay(min_sites=plan.exchange.min_sites) if blinded else None,
         )
         outcome: list[RunOutcome] = []
         # No annotation: Flower looks for a plain assignment.
@@ -95,7 +97,7 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
             outcome.append(loop.run(grid, state))
 
         run_server_app(app, superlink=superlink, node_keys=_keys(roster, plan))
-        results = results_of(outcome[0], transport="mTLS", sealed=True)
+        results = results_of(outcome[0], transport="mTLS", sealed=True, blinded=blinded)
         write_run(server.state / "results", outcome[0], results)
         return results
 

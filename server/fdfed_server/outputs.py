@@ -36,12 +36,15 @@ from fdfed_server.run_state import UNKNOWN_SCORE, RunState
 MODEL = "model.safetensors"
 
 
-def results_of(outcome: RunOutcome, *, transport: str, sealed: bool = False) -> RunResults:
+def results_of(
+    outcome: RunOutcome, *, transport: str, sealed: bool = False, blinded: bool = False
+) -> RunResults:
     """The run in the form of `results.json`.
 
     Args:
         transport: how messages travelled, such as `mTLS`.
         sealed: whether prototypes were encrypted from agent to hub; a simulation has no wire.
+        blinded: whether the secret that blinded them was kept from the coordinator.
     """
     state = outcome.state
     plan = state.plan
@@ -56,7 +59,9 @@ def results_of(outcome: RunOutcome, *, transport: str, sealed: bool = False) -> 
             down=sum(record.bytes.down for record in state.history),
         ),
         seconds={"total": state.seconds},
-        privacy=PrivacyResult(transport=transport, sealed=sealed, min_count=plan.min_count),
+        privacy=PrivacyResult(
+            transport=transport, sealed=sealed, blinded=blinded, min_count=plan.min_count
+        ),
         config=plan.model_dump(mode="json"),
         versions=library_versions(),
         phantoms=plan.phantoms,

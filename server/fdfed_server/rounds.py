@@ -26,8 +26,6 @@ from fdfed.wire import (
     Part,
     Prepare,
     Prepared,
-    SecretOffer,
-    SecretRequest,
     TrainInstruction,
 )
 from fdfed_server.asking import ask
@@ -35,11 +33,9 @@ from fdfed_server.flower import site_nodes
 from fdfed_server.hub import ExchangeHub
 from fdfed_server.observer import Observer
 from fdfed_server.run_state import GlobalModel, RunState, save_state
+from fdfed_server.secret_relay import SecretRelay, asking_over
 from fdfed_server.strategy import SiteReply, Strategy, TrainedRound
 
-_OFFER_SECONDS: Final = 60.0
-"""How long a site may take to make a secret before the next one is asked: its work takes
-milliseconds."""
 _GRACE_SECONDS: Final = 10.0
 """How long a round waits for a site that has just gone before it begins without it."""
 
@@ -59,8 +55,8 @@ class RoundLoop:
     Args:
         folder: where the state is kept after every round; None keeps nothing.
         poll_seconds: pause between two looks for a reply or a site.
-        relays_secrets: whether the sites make a secret for each round that exchanges; in a
-            simulation it follows from the plan instead.
+        secrets: has the sites make a secret for each round that exchanges; None where it follows
+            from the plan, as in a simulation.
     """
 
     def __init__(
@@ -71,15 +67,14 @@ class RoundLoop:
         folder: Path | None,
         observer: Observer | None = None,
         poll_seconds: float = 0.05,
-        relays_secrets: bool = False,
+        secrets: SecretRelay | None = None,
     ) -> None:
         self._strategy = strategy
         self._hub = hub
         self._folder = folder
         self._observer = observer or Observer()
         self._poll_seconds = poll_seconds
-        self._relays_secrets = relays_secrets
-        self._epoch = 0
+        self._secrets = secrets
         self._prepared: dict[str, Prepared] = {}
 
     def run(self, grid: Grid, state: RunState) -> RunOutcome:
@@ -154,46 +149,15 @@ class RoundLoop:
         attempt: int,
         nodes: Mapping[str, int],
     ) -> str:
-        """The secret for the attempt, sealed by the first site that will make it; only relayed."""
-        exchange = self._strategy.plan.exchange
-        if not self._exchanges(server_round) or not self._relays_secrets:
+        """The secret for the attempt, sealed for each site; empty where none is needed."""
+        if self._secrets is None or not self._exchanges(server_round):
             return ""
-        if len(nodes) < exchange.min_sites:
-            raise QuorumNotMet(
-                f"{len(nodes)} site(s) are there for round {server_round}, but exchange.min_sites "
-                f"is {exchange.min_sites}; wait for more, or lower it"
-            )
-        request = SecretRequest(
+        return self._secrets.offer(
+            asking_over(grid, nodes, poll_seconds=self._poll_seconds),
             run_id=state.run_id,
             server_round=server_round,
             attempt=attempt,
-            members=tuple(nodes),
-            after_epoch=self._epoch,
-        )
-        failures = []
-        for site, node in nodes.items():
-            record = {site: request.to_record()}
-            for reply in ask(
-                grid,
-                {site: node},
-                record,
-                kind="query.secret",
-                group=0,
-                deadline_seconds=_OFFER_SECONDS,
-                poll_seconds=self._poll_seconds,
-            ):
-                if reply.record is None:
-                    failures.append(f"{site}: {reply.failure}")
-                    continue
-                try:
-                    made = SecretOffer.from_record(reply.record)
-                except WireError as err:
-                    failures.append(f"{site}: {err}")
-                    continue
-                self._epoch = max(self._epoch, made.epoch)
-                return made.text
-        raise QuorumNotMet(
-            f"no site made the secret that blinds round {server_round}: {'; '.join(failures)}"
+            sites=tuple(nodes),
         )
 
     def _observed(self, replies: Iterator[SiteReply], server_round: int) -> Iterator[SiteReply]:

@@ -167,6 +167,7 @@ def test_separate_processes_over_tls_end_and_equal_the_simulation_bit_for_bit(
     assert results["exchange"]["peers_mean"] == 1
     assert results["phantoms"] is (deployment.data is None)
     assert results["privacy"]["sealed"] is True
+    assert results["privacy"]["blinded"] is False
     for name in ("server", *SITES):
         first = deployment.log(name).splitlines()[0]
         assert "layers: mutual TLS; prototypes are sealed (mlkem768-x25519)" in first, first
@@ -194,6 +195,7 @@ def test_with_a_secret_of_the_sites_alone_the_result_differs_by_rounding_alone(
         assert "two sites alone" in deployment.log(site)
         assert (deployment.folder / "sites" / site / "state" / "group-epoch").exists()
     results = json.loads((deployment.state / "results" / "results.json").read_text())
+    assert results["privacy"]["blinded"] is True
     assert results["exchange"]["answered"] == 2 * 2 * 1
     expected = simulated(deployment, tmp_path / "simulation")
     for name, value in model_of(deployment).items():

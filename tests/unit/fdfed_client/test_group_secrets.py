@@ -313,3 +313,16 @@ def test_a_roster_that_lists_other_keys_for_this_site_is_refused(consortium: Pat
     )
     with pytest.raises(CryptoError, match="with the keys that are here"):
         group_of(consortium, "tnbc")
+
+
+def test_an_old_roster_does_not_come_back(consortium: Path, tmp_path: Path) -> None:
+    folder, old = consortium / "sites" / "tnbc", tmp_path / "old"
+    old.mkdir()
+    for name in ("roster.json", "roster.sig"):
+        shutil.copy(folder / name, old / name)
+    provision_site("busi", consortium)
+    group_of(consortium, "tnbc")
+    for name in ("roster.json", "roster.sig"):
+        shutil.copy(old / name, folder / name)
+    with pytest.raises(CryptoError, match="version 1, but version 2"):
+        group_of(consortium, "tnbc")
