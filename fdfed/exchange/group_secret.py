@@ -11,7 +11,7 @@ import base64
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ed25519
@@ -147,7 +147,7 @@ class Expected:
     """The last epoch that this site has used, in whatever run."""
 
     @classmethod
-    def of(cls, message: Any, *, after_epoch: int) -> Self:
+    def of(cls, message: Any, *, after_epoch: int) -> Expected:
         """For the round that `message` (with run_id, server_round, attempt) begins."""
         return cls(
             run_id=message.run_id,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -26,7 +25,7 @@ class EgressFloor:
     plan: ExchangePlan
 
     @classmethod
-    def of(cls, mask: Shaped[Tensor, "batch 1 height width"], plan: ExchangePlan) -> Self:
+    def of(cls, mask: Shaped[Tensor, "batch 1 height width"], plan: ExchangePlan) -> EgressFloor:
         """The floor for a batch with these annotations, 1 = foreground."""
         foreground = mask.detach().flatten(1).sum(1, dtype=torch.float32)
         return cls(torch.stack((foreground, mask[0].numel() - foreground), dim=1), plan)
