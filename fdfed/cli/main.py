@@ -23,10 +23,11 @@ app.command()(predict)
 app.command()(study)
 
 
-def _print_version(asked: bool) -> None:
+def _print_version(asked: bool) -> bool:
     if asked:
         typer.echo(f"fdfed {__version__}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()

@@ -6,7 +6,7 @@ import numpy as np
 from contourpy import LineType, contour_generator
 from jaxtyping import Float, Shaped
 
-Polygon = Float[np.ndarray, "points 2"]
+Polygon = Float[np.ndarray, "_ 2"]
 
 
 def outlines(field: Shaped[np.ndarray, "height width"], *, level: float = 0.5) -> list[Polygon]:

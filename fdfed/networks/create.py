@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol, cast
+from typing import Final, Protocol, cast, runtime_checkable
 
 from fdfed import plugins
 from fdfed.errors import InvalidInput
@@ -15,6 +15,7 @@ from fdfed.networks.transunet import TransUNet
 from fdfed.networks.unet import UNet
 
 
+@runtime_checkable
 class _NetworkClass(Protocol):
     paper_width: int
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from fdfed.errors import FdfedError, InvalidInput
 from fdfed.studies.trials import Trial, TrialResult, folder_of, load_results, run_trial
@@ -25,6 +25,7 @@ ones may be among them. A pure function, so a study that is started again goes o
 _LOOK_SECONDS: Final = 2.0
 
 
+@runtime_checkable
 class Watcher(Protocol):
     """Who is told how a study goes on."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from fdfed.training.precision import gradient_scaler
 from fdfed.training.step import AuxiliaryTerm, RemoteTerm, StepLosses, step_losses
 
 
+@runtime_checkable
 class TrainingData(Protocol):
     """What a round needs of a site's data."""
 

@@ -60,7 +60,7 @@ def result_of(state: RunState, site: str, server_round: int = 1, **changes: Any)
         "fd": np.full(TAPS, 1.0 + number),
         "exch": np.full(TAPS, 0.5),
         "valid": np.ones(TAPS),
-        "exchange": ExchangeStats(steps=2, answered=2, peers_mean=2, bytes_up=100, bytes_down=90),
+        "exchange": ExchangeStats(steps=2, answered=2, peers_mean=2.0, bytes_up=100, bytes_down=90),
         "weights": weights,
     }
     return TrainResult(**(values | changes))
@@ -266,7 +266,17 @@ REFUSALS: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSALS)
+# Checking the type of a mapping reads one of its values, and so meets the refusal too early.
+NOT_FINITE = ("a value that is no number", "an infinity")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[pytest.mark.bad_input] if case in NOT_FINITE else [])
+        for case in REFUSALS
+    ],
+)
 def test_a_reply_that_does_not_fit_is_named_and_the_round_goes_on_without_it(case: str) -> None:
     spoil, reason = REFUSALS[case]
     strategy = strategy_of()
@@ -340,7 +350,7 @@ def test_where_the_exchange_is_required_every_step_has_the_terms_of_all_peers(
 ) -> None:
     strategy = strategy_of(rounds=6, steps_per_round=2, exchange={"required": True})
     state = in_phase_2(strategy)
-    exchange = replace(ExchangeStats(steps=2, answered=2, peers_mean=2), **stats)
+    exchange = replace(ExchangeStats(steps=2, answered=2, peers_mean=2.0), **stats)
     trained = train(strategy, state, strategy.plan.phase_1_rounds + 1, b={"exchange": exchange})
     refused = trained.sites["b"].refused
     assert (refused is None) == accepted
