@@ -48,7 +48,7 @@ def test_an_unknown_loss_is_refused_with_the_known_names() -> None:
 
 def test_a_negative_weight_is_refused() -> None:
     with pytest.raises(InvalidInput, match=r"auxiliary_weight is -1"):
-        create_auxiliary_loss("con", CHANNELS, weight=-1)
+        create_auxiliary_loss("con", CHANNELS, weight=-1.0)
 
 
 def test_con_is_the_weighted_mean_of_the_taps_losses_after_their_projection() -> None:
