@@ -236,6 +236,12 @@ class RunPlan(Frozen):
                 "precision = auto follows the clock, and exchange.blinding = deterministic is for "
                 "runs that repeat bit for bit; use precision = fp32 or amp"
             )
+        if self.effective_loss == "fd+exch" and self.batch_size < self.exchange.min_images:
+            raise ValueError(
+                f"batch_size = {self.batch_size} is below exchange.min_images = "
+                f"{self.exchange.min_images}, so no prototype would ever be sent; raise the batch "
+                "size, or choose loss = fd"
+            )
         if self.strategy in ("local", "pooled") and self.effective_loss == "fd+exch":
             raise ValueError(
                 f"strategy = {self.strategy} has no peers to exchange with, so loss = fd+exch has "

@@ -57,3 +57,9 @@ def test_an_unknown_preset_or_key_beside_one_is_named(
 ) -> None:
     with pytest.raises(InvalidInput, match=message):
         run_plan(**values)
+
+
+def test_a_plan_in_which_no_prototype_would_ever_be_sent_is_refused() -> None:
+    with pytest.raises(ValueError, match="raise the batch size"):
+        RunPlan.model_validate({"sites": ["a", "b"], "batch_size": 1})
+    assert RunPlan.model_validate({"sites": ["a", "b"], "batch_size": 1, "loss": "fd"})
