@@ -186,6 +186,32 @@ def test_an_alpha_that_is_not_a_finite_float64_vector_is_refused(value: np.ndarr
         TrainInstruction.from_record(record)
 
 
+@pytest.mark.parametrize("value", [1e13, -1e13, 1e300])
+def test_a_number_beyond_any_real_one_is_refused(value: float) -> None:
+    # A mean over sites of such losses could overflow, and the others would be sent an infinity.
+    for changes in ({"loss_seg": value}, {"fd": np.array([0.0, value])}):
+        record = replace(train_result(), **changes).to_record()
+        with pytest.raises(WireError, match=next(iter(changes))):
+            TrainResult.from_record(record)
+
+
+def test_an_archive_of_arrays_is_no_array() -> None:
+    archive = io.BytesIO()
+    np.savez(archive, a=np.zeros(2))
+    record = train_result().to_record()
+    record["vectors"]["fd"] = Array("float64", (2,), "numpy.ndarray", archive.getvalue())
+    with pytest.raises(WireError, match="fd does not hold an array"):
+        TrainResult.from_record(record)
+
+
+def test_a_peer_of_another_format_is_told_which_one_it_speaks() -> None:
+    record = train_result().to_record()
+    record["fdfed"]["format"] = 7
+    with pytest.raises(WireError, match="a message of format 7, but this version reads 1"):
+        TrainResult.from_record(record)
+
+
+@pytest.mark.bad_input  # checking the type of a mapping reads one of its values
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_weight_that_is_not_finite_is_refused_when_it_is_read(value: float) -> None:
     sent = replace(train_instruction(), weights={"w": np.array([1.0, value])})
