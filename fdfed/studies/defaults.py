@@ -4,7 +4,7 @@ Every method gets the same configurations in number (`TRIALS_PER_METHOD`), so no
 been tuned more. Stages, each of which needs the results of those before it:
 
 1. base      every method in its base configuration, on one fold
-2. plateau   local training and federated averaging: is the budget long enough, and which norm?
+2. plateau   local training: does the setting reach the Dice that the study asks of it?
              Then base on every fold, and pooled references
 3. screen    every method's other configurations, on one fold
 4. halving   the better half on a second fold, the better half of those on a third
@@ -138,7 +138,7 @@ Results = Mapping[str, TrialResult]
 def configurations(method: str) -> dict[str, Changes]:
     """The method's configurations of stage 2 and 3, by name."""
     if method in REFERENCES:
-        return {BASE: {}, **_SHARED}
+        return {BASE: {}}
     screen = _SCREEN_SEG if METHODS[method]["loss"] == "seg" else _SCREEN_FD
     return {BASE: {}, **screen}
 
@@ -248,8 +248,7 @@ def trial(group: Group, method: str, config: str, *, fold: int, seed: int = 0) -
 
 
 def _plateau(group: Group) -> list[Trial]:
-    norms = (BASE, "norm=batch")
-    return [trial(group, method, norm, fold=0) for norm in norms for method in ("fedavg", "local")]
+    return [trial(group, "local", BASE, fold=0)]
 
 
 def _base(group: Group, folds: Sequence[int]) -> list[Trial]:
