@@ -9,7 +9,7 @@ been tuned more. Stages, each of which needs the results of those before it:
 3. screen    every method's other configurations, on one fold
 4. halving   the better half on a second fold, the better half of those on a third
 5. schedule  steps per round and batch size, on each method's best
-6. finals    each method's winner, five seeds on every fold
+6. finals    each method's winner, five seeds on every fold, half as many steps more
 
 Histology goes through all of them. Ultrasound, with the same methods, repeats base and finals: it
 shows whether the choice carries over to another modality.
@@ -32,6 +32,9 @@ Changes = Mapping[str, Any]
 FOLDS: Final = 3
 SEEDS: Final = 5
 BASE: Final = "base"
+FINAL: Final = "final: "
+"""Begins the name of a configuration in the finals, which train longer."""
+FINAL_STEPS: Final = 900
 REFERENCES: Final[Mapping[str, Changes]] = {
     "local": {"strategy": "local", "loss": "seg"},
     "pooled": {"strategy": "pooled", "loss": "seg"},
@@ -228,7 +231,7 @@ def _stages(results: Results) -> Iterator[list[Trial]]:
     }
     for group in (HISTOLOGY, ULTRASOUND):
         yield [
-            trial(group, m, finalists[m], fold=f, seed=s)
+            final(group, m, finalists[m], fold=f, seed=s)
             for s in range(SEEDS)
             for f in range(FOLDS)
             for m in METHODS
@@ -245,6 +248,13 @@ def trial(group: Group, method: str, config: str, *, fold: int, seed: int = 0) -
     split = {"held_out": DRAW, "fold": fold, "folds": FOLDS}
     plan = parse(RunPlan, {**values, "seed": seed, "split": split}, source="the study")
     return Trial(group.name, method, config, plan)
+
+
+def final(group: Group, method: str, config: str, *, fold: int, seed: int) -> Trial:
+    """A trial of the finals: the same, with `FINAL_STEPS` steps at each site."""
+    short = trial(group, method, config, fold=fold, seed=seed)
+    plan = short.plan.model_copy(update={"rounds": FINAL_STEPS // short.plan.steps_per_round})
+    return Trial(group.name, method, FINAL + config, plan)
 
 
 def _plateau(group: Group) -> list[Trial]:

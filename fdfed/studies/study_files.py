@@ -126,7 +126,7 @@ def _row(
     on the same folds and seeds."""
     group, method, config = key
     scores = _replicates(trials)
-    baseline = _replicates(_by_config(results).get((group, "fedavg", defaults.BASE), []))
+    baseline = _replicates(_baseline(group, config, results))
     leads = paired_differences(scores, baseline)
     spread = Spread.of(list(scores.values())) if scores else None
     lead = Spread.of(leads) if leads else None
@@ -145,6 +145,17 @@ def _row(
         "slope": math.fsum(slopes) / len(slopes) if slopes else None,
         "sites": _site_means(trials),
     }
+
+
+def _baseline(group: str, config: str, results: Results) -> list[TrialResult]:
+    """What a configuration leads: federated averaging's base, or its finalist in the finals."""
+    finals = config.startswith(defaults.FINAL)
+    return [
+        result
+        for result in results.values()
+        if (result.group, result.method) == (group, "fedavg")
+        and (result.config.startswith(defaults.FINAL) if finals else result.config == defaults.BASE)
+    ]
 
 
 def _replicates(trials: Iterable[TrialResult]) -> dict[tuple[int, int], float]:
@@ -185,7 +196,7 @@ def _scores(group: str, results: Results) -> str:
     order = {name: place for place, name in enumerate((*defaults.METHODS, *defaults.REFERENCES))}
     rows.sort(key=lambda row: (order[row["method"]], row["config"] != defaults.BASE, row["config"]))
     lines = [
-        "| method | configuration | trials | Dice | by site | lead over FedAvg base | slope |",
+        "| method | configuration | trials | Dice | by site | lead over FedAvg | slope |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:

@@ -73,7 +73,11 @@ def test_every_method_gets_the_same_number_of_configurations(
     everything: dict[str, TrialResult],
 ) -> None:
     tried = {
-        method: {r.config for r in everything.values() if r.method == method}
+        method: {
+            r.config
+            for r in everything.values()
+            if r.method == method and not r.config.startswith(defaults.FINAL)
+        }
         for method in defaults.METHODS
     }
     assert {len(configs) for configs in tried.values()} == {defaults.TRIALS_PER_METHOD}
@@ -87,12 +91,13 @@ def test_finals_are_five_seeds_on_every_fold_of_each_methods_best(
         finals = defaults.stages(everything)[f"{group} finals"]
         assert len(finals) == 5 * 3 * len(defaults.METHODS)
         assert {(t.method, t.config) for t in finals} == {
-            ("fedavg", "norm=batch"),
-            ("fd", "bound=normalise"),
-            ("fd+exch", "base"),
-            ("fd+ratio", "base"),
-            ("fd+gap", "base"),
+            ("fedavg", "final: norm=batch"),
+            ("fd", "final: bound=normalise"),
+            ("fd+exch", "final: base"),
+            ("fd+ratio", "final: base"),
+            ("fd+gap", "final: base"),
         }
+        assert {t.plan.rounds * t.plan.steps_per_round for t in finals} == {defaults.FINAL_STEPS}
         assert {t.replicate for t in finals} == {(f, s) for f in range(3) for s in range(5)}
 
 
