@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -47,10 +47,8 @@ class SiteConfig(Frozen):
     """Folder of the audit log, local results and checkpoints."""
     data: Path | None = None
     """Folder that holds `images/` and `masks/`, or one such folder under this site's name."""
-    device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:N`."""
-    allow_phantoms: bool = False
-    """Whether a run on built-in phantoms may use this site."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """Where to train; `auto` is the GPU where PyTorch can use one."""
     min_count: int = Field(default=3, ge=1)
     """Fewest images behind a score that this site hands on. The plan may ask for more, never for
     fewer."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import _thread
 import json
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -162,6 +163,15 @@ def test_a_run_that_was_interrupted_and_started_again_gives_the_bits_of_one_that
 def test_an_interrupt_does_not_wait_until_the_sites_have_trained_the_round(
     data: Path, tmp_path: Path
 ) -> None:
+    # A worker of a parallel test run ignores the interrupt, unless it is asked not to.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        _interrupt_at_the_third_step(data, tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupt_at_the_third_step(data: Path, tmp_path: Path) -> None:
     steps: list[int] = []
 
     def on_step(site: str, server_round: int, done: int, total: int) -> None:

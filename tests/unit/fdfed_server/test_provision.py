@@ -144,7 +144,6 @@ def test_the_files_load_as_configuration_with_paths_beside_them(consortium: Path
     assert (site.site, site.fleet_address) == ("busi", "localhost:8443")
     assert site.node_key.read_bytes().startswith(b"-----BEGIN OPENSSH PRIVATE KEY-----")
     assert site.data is None
-    assert not site.allow_phantoms
 
 
 def test_every_site_pins_the_coordinators_hpke_key_and_the_roster_lists_each_sites_own(
