@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
 from fdfed.errors import FdfedError, InvalidInput
+from fdfed.studies.phase_one import phase_1_key
 from fdfed.studies.trials import Trial, TrialResult, folder_of, load_results, run_trial
 
 Agenda = Callable[[Mapping[str, TrialResult]], Sequence[Trial]]
@@ -23,6 +24,7 @@ Agenda = Callable[[Mapping[str, TrialResult]], Sequence[Trial]]
 ones may be among them. A pure function, so a study that is started again goes on where it was."""
 
 _LOOK_SECONDS: Final = 2.0
+_SHELF: Final = "phase-1"
 
 
 @runtime_checkable
@@ -74,7 +76,7 @@ def run_agenda(
                 open_trials = [t for t in asked if t.name not in results]
                 waiting = [t for t in open_trials if t.name not in running]
                 if time.monotonic() < deadline:
-                    for trial in waiting[: max(0, workers - len(running))]:
+                    for trial in _without_waste(waiting, running, out)[: workers - len(running)]:
                         running[trial.name] = (trial, _start(trial, data, out))
                 if not running:
                     return not open_trials
@@ -90,10 +92,29 @@ def run_agenda(
                 process.join()
 
 
+def _without_waste(
+    waiting: Sequence[Trial], running: Mapping[str, tuple[Trial, BaseProcess]], out: Path
+) -> list[Trial]:
+    """The waiting trials in their order, except that one whose phase 1 another is just training,
+    and will leave on the shelf, comes after those that need not wait for it."""
+    coming = {phase_1_key(trial.plan) for trial, _ in running.values()} - {None}
+    later: list[Trial] = []
+    now: list[Trial] = []
+    for trial in waiting:
+        key = phase_1_key(trial.plan)
+        if key in coming and not (out / _SHELF / str(key)).exists():
+            later.append(trial)
+            continue
+        now.append(trial)
+        if key is not None:
+            coming.add(key)
+    return now + later
+
+
 def _start(trial: Trial, data: Path, out: Path) -> BaseProcess:
     # A process for each trial: threads, memory and a crash of one cannot reach the next.
     process = multiprocessing.get_context("spawn").Process(
-        target=_work, args=(trial, data, folder_of(out, trial), out / "phase-1"), daemon=True
+        target=_work, args=(trial, data, folder_of(out, trial), out / _SHELF), daemon=True
     )
     process.start()
     return process

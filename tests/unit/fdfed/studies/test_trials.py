@@ -16,12 +16,13 @@ from fdfed.evaluation.results import RoundRecord
 from fdfed.simulation import Progress
 from fdfed.studies import Trial, TrialResult, folder_of, load_results, run_agenda, run_trial
 from fdfed.studies.phase_one import phase_1_key
+from fdfed.studies.schedule import _without_waste
 from fdfed_server.observer import Observer
 
 SITES = ("tnbc", "monuseg")
 
 
-def trial_of(method: str = "fd+exch", **changes: Any) -> Trial:
+def trial_of(method: str = "fd+exch", /, **changes: Any) -> Trial:
     values: dict[str, Any] = {
         "sites": SITES,
         "width": 2,
@@ -216,3 +217,15 @@ def test_only_trials_with_the_same_phase_1_share_it() -> None:
     # Federated averaging never goes back to its best round; the others keep tensors at the sites.
     assert phase_1_key(trial_of(strategy="fedavg", loss="seg").plan) is None
     assert phase_1_key(trial_of(strategy="fedbn", loss="fd").plan) is None
+
+
+def test_a_trial_does_not_train_the_phase_1_that_another_is_about_to_leave(tmp_path: Path) -> None:
+    first, second = trial_of(), trial_of("fd+gap", method={"form": "gap"})
+    other, plain = trial_of("fd", seed=1), trial_of("fedavg", strategy="fedavg", loss="seg")
+    waiting = [second, other, plain]
+    running: Any = {first.name: (first, None)}
+    assert _without_waste(waiting, {}, tmp_path) == waiting
+    assert _without_waste([first, second, plain], {}, tmp_path) == [first, plain, second]
+    assert _without_waste(waiting, running, tmp_path) == [other, plain, second]
+    (tmp_path / "phase-1" / str(phase_1_key(first.plan))).mkdir(parents=True)
+    assert _without_waste(waiting, running, tmp_path) == waiting
