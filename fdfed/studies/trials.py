@@ -201,7 +201,7 @@ def _result(
         if (dice := _known_dice(record))
     ]
     steps = plan.rounds * plan.steps_per_round
-    last = _mean_after(curve, (1 - PLATEAU_SHARE) * steps, steps)
+    last = _mean_after(curve, (1 - PLATEAU_SHARE) * steps, float(steps))
     before = _mean_after(curve, (1 - 2 * PLATEAU_SHARE) * steps, (1 - PLATEAU_SHARE) * steps)
     score = _mean(last.values()) if last else None
     fold, seed = trial.replicate

@@ -54,7 +54,7 @@ def ask(grid: InProcessGrid, **contents: RecordDict) -> dict[str, Message]:
         Message(content, dst_node_id=nodes[site], message_type="train", group_id="1")
         for site, content in contents.items()
     ]
-    replies = grid.send_and_receive(messages, timeout=30)
+    replies = grid.send_and_receive(messages, timeout=30.0)
     names = {node: site for site, node in nodes.items()}
     return {names[reply.metadata.src_node_id]: reply for reply in replies}
 
@@ -116,7 +116,7 @@ def test_a_repeated_message_is_answered_each_time(opened: Callable[..., InProces
     grid = opened(a=count)
     node = site_nodes(grid)["a"]
     messages = [Message(record(), dst_node_id=node, message_type="train") for _ in range(2)]
-    assert len(grid.send_and_receive(messages, timeout=30)) == 2
+    assert len(grid.send_and_receive(messages, timeout=30.0)) == 2
     assert len(calls) == 2
 
 
