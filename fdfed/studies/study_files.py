@@ -73,6 +73,8 @@ def write_page(page: Path, results: Results) -> None:
 def results_section(results: Results) -> str:
     """The results as Markdown: progress, every configuration, and the taps of the methods."""
     parts = ["### Trials so far", _progress(results)]
+    if results:
+        parts.append("![Validation Dice against training steps](defaults-curves.svg)")
     for group in (defaults.HISTOLOGY.name, defaults.ULTRASOUND.name):
         if any(result.group == group for result in results.values()):
             parts += [
@@ -95,7 +97,7 @@ def _write_tables(folder: Path, results: Results) -> None:
     if taps:
         _write_csv(folder / "defaults-taps.csv", list(taps[0]), taps)
     if trials:
-        draw_curves(folder / "defaults-curves.svg", trials)
+        draw_curves(folder / "defaults-curves.svg", trials, compared=tuple(defaults.METHODS))
 
 
 def _trial_row(result: TrialResult) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 
 from fdfed.errors import InvalidInput
 from fdfed.studies import TrialResult
-from fdfed.studies.curves import mean_curve
+from fdfed.studies.curves import _comparable, mean_curve
 from fdfed.studies.diagnostics import TapDiagnostics
 from fdfed.studies.study_files import BEGIN, END, write_page, write_study
 
@@ -120,6 +120,12 @@ def test_the_figure_has_the_means_over_sites_and_trials(
     assert mean_curve(fedavg) == ([50, 100], [pytest.approx(60), pytest.approx(70)])
     write_study(tmp_path, results)
     assert "<svg" in (tmp_path / "defaults-curves.svg").read_text()
+
+
+def test_curves_are_compared_on_the_folds_that_all_methods_have() -> None:
+    trials = [result_of("fedavg", 0.7), result_of("fedavg", 0.7, fold=1), result_of("fd", 0.7)]
+    chosen = _comparable([*trials, result_of("local", 0.7, fold=1)], ["fedavg", "fd", "fd+gap"])
+    assert [(trial.method, trial.fold) for trial in chosen] == [("fedavg", 0), ("fd", 0)]
 
 
 def test_a_study_without_trials_has_tables_too(tmp_path: Path, page: Path) -> None:
