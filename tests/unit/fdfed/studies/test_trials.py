@@ -188,7 +188,7 @@ def test_two_studies_do_not_work_in_one_folder(data: Path, tmp_path: Path) -> No
             data=data,
             out=tmp_path,
             workers=1,
-            stop_after_seconds=60,
+            stop_after_seconds=60.0,
             watcher=Nested(),
         )
 
