@@ -4,7 +4,8 @@ Every method gets the same configurations in number (`TRIALS_PER_METHOD`), so no
 been tuned more. Stages, each of which needs the results of those before it:
 
 1. base      every method in its base configuration, on one fold
-2. plateau   local training: does the setting reach the Dice that the study asks of it?
+2. plateau   local training: does the setting reach the Dice that the study asks of it? And the
+             restart between the phases alone: how much of a lead is the loss's?
              Then base on every fold, and pooled references
 3. screen    every method's other configurations, on one fold
 4. halving   the better half on a second fold, the better half of those on a third
@@ -35,14 +36,21 @@ BASE: Final = "base"
 FINAL: Final = "final: "
 """Begins the name of a configuration in the finals, which train longer."""
 FINAL_STEPS: Final = 900
+RESTART: Final = "restart"
 REFERENCES: Final[Mapping[str, Changes]] = {
     "local": {"strategy": "local", "loss": "seg"},
+    # Phase 2 with α = 0: what its fresh start from the best round does without any new loss.
+    RESTART: {
+        "strategy": "fedavg",
+        "loss": "fd",
+        "alpha": {"mode": "fixed", "value": 0.0},
+    },
     "pooled": {"strategy": "pooled", "loss": "seg"},
     # Its loss is not one of a run plan; the plan's says the phases, the method's the prototypes.
     ALGORITHM_1: {"strategy": "pooled", "loss": "fd"},
 }
-"""Without federation: each site alone, all images in one place, and the latter by the paper's
-Algorithm 1. They are not chosen from."""
+"""Not chosen from: each site alone, all images in one place, the latter by the paper's Algorithm 1,
+and federated averaging with the restart between the phases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +189,12 @@ def _stages(results: Results) -> Iterator[list[Trial]]:
     yield _base(HISTOLOGY, range(FOLDS))
     yield _plateau(ULTRASOUND)
     yield _base(ULTRASOUND, (0,))
-    references = ("pooled", ALGORITHM_1)
-    yield [trial(g, method, BASE, fold=0) for g in (HISTOLOGY, ULTRASOUND) for method in references]
+    references = [(RESTART, 1), (RESTART, 2), ("pooled", 0), (ALGORITHM_1, 0)]
+    yield [
+        trial(group, method, BASE, fold=fold)
+        for group in (HISTOLOGY, ULTRASOUND)
+        for method, fold in references
+    ]
     screen = [
         trial(HISTOLOGY, method, config, fold=0)
         for row in zip(*map(configurations, METHODS), strict=True)
@@ -258,7 +270,7 @@ def final(group: Group, method: str, config: str, *, fold: int, seed: int) -> Tr
 
 
 def _plateau(group: Group) -> list[Trial]:
-    return [trial(group, "local", BASE, fold=0)]
+    return [trial(group, method, BASE, fold=0) for method in ("local", RESTART)]
 
 
 def _base(group: Group, folds: Sequence[int]) -> list[Trial]:
