@@ -1,4 +1,6 @@
-"""The exchange over real gRPC with mutual TLS on loopback."""
+"""The exchange over real gRPC with mutual TLS on loopback.
+
+Long, because every case needs the same certificates, hub and streams; one file makes them once."""
 
 import datetime as dt
 import functools

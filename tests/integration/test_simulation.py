@@ -1,5 +1,7 @@
 """Whole federations in one process: what they leave, and that faults and interruptions change
-nothing of the result."""
+nothing of the result.
+
+Long, because the cases share finished runs, which are what takes the time."""
 
 from __future__ import annotations
 
