@@ -29,6 +29,11 @@ class ServerConfig(Frozen):
     """Public: prototypes and cotangents, every batch (mutual TLS)."""
     control_port: Port = 8445
     """Loopback: the coordinator's own calls to its SuperLink."""
+    metrics_bind: str = "127.0.0.1"
+    """Address at which the metrics are served; they name sites and scores, so mind who can read."""
+    metrics_port: int = Field(default=9464, ge=0, le=65535)
+    """Prometheus reads `/metrics` here, over HTTP; 0: nobody does. A port that is taken is a
+    warning."""
     ca: Path = Path("ca.pem")
     certificate: Path = Path("server.pem")
     key: Path = Path("server.key")

@@ -18,11 +18,13 @@ from fdfed.config import RunPlan
 from fdfed.errors import InvalidInput
 from fdfed.evaluation.results import RunResults
 from fdfed.exchange import HpkePrivateKey
+from fdfed.metrics import process_registry, serving
 from fdfed.roster import Roster, SignedRoster
 from fdfed_server.config import FederationConfig, ServerConfig
 from fdfed_server.exchange_service import ExchangeService
 from fdfed_server.flower import SuperLink, prepare_process, run_server_app
 from fdfed_server.hub import ExchangeHub
+from fdfed_server.metrics import HubCollector, RunMetrics
 from fdfed_server.observer import Observer, Several
 from fdfed_server.outputs import results_of, write_run
 from fdfed_server.rounds import RoundLoop, RunOutcome
@@ -80,12 +82,25 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
         service.start()
         stack.callback(service.stop, grace=0.2)
         status = stack.enter_context(StatusWriter(server.state, lambda: sorted(service.connected)))
+        registry = process_registry()
+        registry.register(
+            HubCollector(hub.snapshot, sites=plan.sites, online=lambda: service.connected)
+        )
+        metrics = RunMetrics(registry)
+        stack.enter_context(
+            serving(
+                registry,
+                address=server.metrics_bind,
+                port=server.metrics_port,
+                setting="metrics_port in [server]",
+            )
+        )
         blinded = plan.exchange.blinding == "on"
         loop = RoundLoop(
             strategy,
             hub,
             folder=folder,
-            observer=Several((status, *observers)),
+            observer=Several((status, metrics, *observers)),
             secrets=SecretRelay(min_sites=plan.exchange.min_sites) if blinded else None,
         )
         outcome: list[RunOutcome] = []
