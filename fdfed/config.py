@@ -143,7 +143,10 @@ class ExchangePlan(Frozen):
     """A tap's prototypes are sent only if foreground and background each have this many pixels, in
     all images that they are the mean of."""
     min_images: int = Field(default=2, ge=1)
-    """... and only if they are the mean of at least this many images."""
+    """... and only if they are the mean of at least this many images ..."""
+    min_patients: int = Field(default=2, ge=1)
+    """... of at least this many patients. Where a site has no `patients.csv`, each image counts as
+    a patient of its own."""
 
 
 class RunPlan(Frozen):
@@ -236,11 +239,12 @@ class RunPlan(Frozen):
                 "precision = auto follows the clock, and exchange.blinding = deterministic is for "
                 "runs that repeat bit for bit; use precision = fp32 or amp"
             )
-        if self.effective_loss == "fd+exch" and self.batch_size < self.exchange.min_images:
+        floor = max(self.exchange.min_images, self.exchange.min_patients)
+        if self.effective_loss == "fd+exch" and self.batch_size < floor:
             raise ValueError(
                 f"batch_size = {self.batch_size} is below exchange.min_images = "
-                f"{self.exchange.min_images}, so no prototype would ever be sent; raise the batch "
-                "size, or choose loss = fd"
+                f"{self.exchange.min_images} or min_patients = {self.exchange.min_patients}, so no "
+                "prototype would ever be sent; raise the batch size, or choose loss = fd"
             )
         if self.strategy in ("local", "pooled") and self.effective_loss == "fd+exch":
             raise ValueError(

@@ -93,9 +93,10 @@ def run_agent(
     report = LocalReport(config.state / "local")
     site = Site(
         config.site,
-        lambda plan: _open(config.site, folder, plan, phantoms=phantoms),
+        lambda plan: _open(config, folder, plan, phantoms=phantoms),
         SiteStore(config.state / "rounds"),
         min_count=config.min_count,
+        min_patients=config.min_patients,
         device=resolve_device(config.device),
         open_exchange=lambda plan: _exchange(config, plan),
         secret_of=group.secret_of,
@@ -118,10 +119,29 @@ def run_agent(
         site.close()
 
 
-def _open(site: str, folder: Path, plan: RunPlan, *, phantoms: bool) -> SiteData:
+def _open(config: SiteConfig, folder: Path, plan: RunPlan, *, phantoms: bool) -> SiteData:
     if phantoms:
-        write_planned_phantoms(plan, site, folder)
-    return open_planned(plan, site, folder)
+        write_planned_phantoms(plan, config.site, folder)
+    images = open_planned(plan, config.site, folder)
+    if plan.effective_loss == "fd+exch":
+        _tell_of_patients(images, max(config.min_patients, plan.exchange.min_patients))
+    return images
+
+
+def _tell_of_patients(images: SiteData, floor: int) -> None:
+    """Says what the floor by patients means for these images, where it is not obvious."""
+    if not images.patients_known:
+        log.warning(
+            "no patients.csv: each image counts as a patient of its own, also for min_patients; "
+            "with several images of one patient, a prototype may be that patient's alone"
+        )
+    if images.training_patient_count < floor:
+        log.warning(
+            "%d patient(s) in the training part, and min_patients is %d: no prototype of this site "
+            "will ever be sent",
+            images.training_patient_count,
+            floor,
+        )
 
 
 def _exchange(config: SiteConfig, plan: RunPlan) -> ExchangeStream:

@@ -41,6 +41,9 @@ class SiteConfig(Frozen):
     min_sites: int = Field(default=2, ge=2)
     """This site takes part in an exchange only with at least so many, itself included; with two,
     each learns the other's prototypes exactly. The plan may ask for more, never for fewer."""
+    min_patients: int = Field(default=2, ge=1)
+    """Fewest patients behind a prototype that this site sends. The plan may ask for more, never
+    for fewer."""
     allow_deterministic: bool = False
     """Whether a run whose blinding secret the coordinator knows may use this site: for tests."""
     state: Path = Path("state")

@@ -64,6 +64,10 @@ class Images(Protocol):
         """The batch of that step of the whole run."""
         ...
 
+    def training_patients(self, global_step: int) -> tuple[str, ...]:
+        """Whose each image of that batch is."""
+        ...
+
     def evaluation_batches(self, part: Part) -> Iterator[tuple[Tensor, Tensor, tuple[str, ...]]]:
         """Image, mask and names, in a fixed order, without augmentation."""
         ...
@@ -86,7 +90,7 @@ class LocalModel:
 
     plan: RunPlan
     local_plan: RunPlan
-    """The plan with what this site chose where the plan leaves it a choice."""
+    """The plan with what this site chose where the plan leaves it a choice, and its own floor."""
     images: Images
     exchange: Exchange | None
     network: SegmentationNetwork
@@ -104,6 +108,7 @@ class Site:
     Args:
         min_count: fewest images behind an aggregate that this site hands on. A plan may ask for
             more, never for fewer: the coordinator writes the plan.
+        min_patients: likewise, fewest patients behind a prototype.
         open_images: called once a plan; the result is kept.
         open_exchange: likewise, for a plan whose loss is `fd+exch`.
         secret_of: the secret that blinds a round's prototypes; the default is a simulation's, which
@@ -120,6 +125,7 @@ class Site:
         store: SiteStore,
         *,
         min_count: int = 1,
+        min_patients: int = 1,
         device: torch.device | None = None,
         open_exchange: OpenExchange | None = None,
         secret_of: SecretOf = lambda message: BlindingSecret.known_to_all(message.plan.seed),
@@ -129,6 +135,7 @@ class Site:
     ) -> None:
         self.name = name
         self.min_count = min_count
+        self.min_patients = min_patients
         self.device = device or torch.device("cpu")
         self.image_scores: tuple[ImageScore, ...] = ()
         """Scores of the test images, image by image, after the test; they never travel."""
@@ -324,7 +331,13 @@ class Site:
             setting = choice.setting
             plan = plan.model_copy(update={"precision": setting.precision})
         lay_out_(network, channels_last=setting.channels_last)
-        return plan
+        return self._with_own_floor(plan)
+
+    def _with_own_floor(self, plan: RunPlan) -> RunPlan:
+        """The plan, with the site's own minimum of patients where it is the higher one."""
+        patients = max(self.min_patients, plan.exchange.min_patients)
+        exchange = plan.exchange.model_copy(update={"min_patients": patients})
+        return plan.model_copy(update={"exchange": exchange})
 
     def _exchange_of(self, plan: RunPlan) -> Exchange | None:
         if plan.effective_loss != "fd+exch":

@@ -47,6 +47,9 @@ class FolderReport:
     empty_masks: int
     """Masks without any foreground (normals): legal, and counted."""
     patients: int
+    """Without `patients.csv`, the images: each counts as a patient of its own."""
+    patients_known: bool
+    """Whether there is a `patients.csv`."""
     phantoms: bool
     """Whether the folder was written by `write_phantoms`."""
 

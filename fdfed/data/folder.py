@@ -51,6 +51,7 @@ def check_site_folder(folder: Path, *, progress: Progress | None = None) -> Fold
         findings=tuple(findings),
         empty_masks=sum(picture.empty for picture in pictures),
         patients=len({case.patient for case in cases}),
+        patients_known=bool(rows),
         phantoms=phantoms,
     )
 

@@ -60,6 +60,13 @@ class SiteData:
     """The case of each index."""
     parts: Mapping[Part, tuple[int, ...]]
     """Indices of each part, in a fixed order."""
+    patients_known: bool = True
+    """Whether `patients.csv` says whose the images are; else each counts as its own patient."""
+
+    @property
+    def training_patient_count(self) -> int:
+        """Patients of the training part; its images, where nothing says whose they are."""
+        return len({case.patient for case in self.cases("train")})
 
     @property
     def counts(self) -> SplitCounts:
@@ -92,14 +99,22 @@ class SiteData:
                 "whole run"
             )
         images, masks = [], []
-        start = global_step * self.batch_size
-        for item, index in enumerate(self._stream(start, start + self.batch_size)):
+        for item, index in enumerate(self._batch(global_step)):
             sample = self.samples[index]
             variant = self._variant(global_step, item)
             window = self._window(sample["mask"], global_step, item)
             images.append(turned(sample["image"][window], variant))
             masks.append(turned(sample["mask"][window], variant))
         return torch.stack(images), torch.stack(masks)
+
+    def training_patients(self, global_step: int) -> tuple[str, ...]:
+        """The patient of each image of `training_batch(global_step)`; its own name without
+        `patients.csv`."""
+        return tuple(self.all_cases[index].patient for index in self._batch(global_step))
+
+    def _batch(self, global_step: int) -> Iterator[int]:
+        start = global_step * self.batch_size
+        return self._stream(start, start + self.batch_size)
 
     def _stream(self, start: int, stop: int) -> Iterator[int]:
         """Indices at positions `start` to `stop` of the concatenated epochs."""
@@ -222,6 +237,7 @@ def open_site(
         samples=_cache(used, chain, report_half(1)),
         all_cases=used,
         parts={part: tuple(index[case.name] for case in split[part]) for part in PARTS},
+        patients_known=report.patients_known,
     )
 
 
@@ -255,6 +271,7 @@ def pool_sites(sites: Sequence[SiteData], name: str = "pooled") -> SiteData:
         sites[0],
         name=name,
         phantoms=any(site.phantoms for site in sites),
+        patients_known=all(site.patients_known for site in sites),
         samples=ConcatDataset([site.samples for site in sites]),
         all_cases=tuple(cases),
         parts=parts,

@@ -30,6 +30,10 @@ class TrainingData(Protocol):
         the same step gives the same batch, however often it is asked for."""
         ...
 
+    def training_patients(self, global_step: int) -> tuple[str, ...]:
+        """Whose each image of that batch is; asked for only where prototypes are exchanged."""
+        ...
+
 
 class ExchangeIncomplete(FdfedError):
     """A step had no cross-site term although the plan requires one; the round is void."""
@@ -172,6 +176,7 @@ def train_round_(
                 exchange=request.exchange,
                 key=request.step_key(step),
                 scale=request.cotangent_scale,
+                patients=data.training_patients(request.first_step + step),
             )
         optimizer.zero_grad(set_to_none=True)
         losses = step_losses(

@@ -13,6 +13,7 @@ pooled one (exact for one step from common weights; `docs/METHOD.md`, section on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -57,6 +58,8 @@ class RemoteTerm:
     key: StepKey
     scale: float
     """N / n_s."""
+    patients: Sequence[str]
+    """Whose each image of the batch is; it decides what may be sent, and is not sent itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,9 @@ def step_losses(
     seg = segmentation_loss(logits, mask)
     objective = seg
     values, foregrounds, backgrounds, valids = [], {}, {}, []
-    floor = EgressFloor.of(mask, plan.exchange)
+    floor = None
+    if remote is not None:
+        floor = EgressFloor.of(mask, plan.exchange, patients=remote.patients)
     for weight, name in zip(alpha, network.tap_names, strict=True):
         # A tap with α = 0 is measured, never differentiated: 0 · ∞ would be NaN.
         features = taps[name] if weight > 0 else taps[name].detach()
@@ -118,7 +123,7 @@ def step_losses(
             objective = objective + weight * value
         any_valid = valid.any()
         values.append(torch.where(any_valid, value.detach(), torch.nan))
-        if remote is not None:
+        if floor is not None:
             foregrounds[name], backgrounds[name], any_valid = batch_prototypes(
                 foreground, background, valid, bound=plan.method.bound
             )

@@ -57,6 +57,9 @@ class OneBatch:
     def training_batch(self, global_step: int) -> tuple[Tensor, Tensor]:
         return self.image, self.mask
 
+    def training_patients(self, global_step: int) -> tuple[str, ...]:
+        return tuple(str(number) for number in range(len(self.image)))
+
     def evaluation_batches(self, part: str) -> Iterator[tuple[Tensor, Tensor, tuple[str, ...]]]:
         return iter(())
 

@@ -44,6 +44,9 @@ class Images:
     def training_batch(self, global_step: int) -> tuple[Tensor, Tensor]:
         return self._batch(global_step, 2)
 
+    def training_patients(self, global_step: int) -> tuple[str, ...]:
+        return ("one", "other")
+
     def evaluation_batches(self, part: str) -> Iterator[tuple[Tensor, Tensor, tuple[str, ...]]]:
         count = self.test if part == "test" else 3
         for number in range(count):
@@ -465,3 +468,22 @@ def test_a_site_that_may_choose_says_what_it_chose_and_trains_and_scores_with_it
     assert bits(result) != bits(site_of(tmp_path / "c").train(instruction_of(plan_of())))
     with torch.no_grad():
         assert len(chosen.score("test")) == 4
+
+
+@pytest.mark.parametrize(("own", "sends"), [(1, True), (2, True), (3, False)])
+def test_a_site_may_ask_for_more_patients_behind_a_prototype_than_the_plan(
+    tmp_path: Path, own: int, sends: bool
+) -> None:
+    frames: list[PrototypeFrame] = []
+
+    class Recording(Hub):
+        def swap(self, frame: PrototypeFrame) -> CotangentFrame | None:
+            frames.append(frame)
+            return super().swap(frame)
+
+    site = site_of(tmp_path, min_patients=own, open_exchange=lambda _: Recording())
+    plan = plan_of(loss="fd+exch", strategy="fdfed", batch_size=2)
+    site.train(instruction_of(plan, 4, alpha=np.full(TAPS, 0.01)))
+    assert len(frames) == 2
+    # Two images of two patients: with three asked for, zeros go to the hub.
+    assert [bool(frame.valid.any()) for frame in frames] == [sends, sends]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -105,6 +106,27 @@ def test_batches_larger_than_the_site_are_full(phantom_dir: Path) -> None:
     shown = Counter(which(site, image) for image in site.training_batch(0)[0])
     assert sum(shown.values()) == 25
     assert max(shown.values()) - min(shown[index] for index in site.parts["train"]) <= 1
+
+
+def test_the_patients_of_a_batch_are_those_of_its_images(phantom_dir: Path) -> None:
+    site = opened(phantom_dir, batch_size=5)
+    for step in (0, 3, 17):
+        owners = [
+            site.all_cases[which(site, image)].patient for image in site.training_batch(step)[0]
+        ]
+        assert site.training_patients(step) == tuple(owners)
+
+
+def test_without_patients_csv_each_image_is_a_patient_of_its_own_and_that_is_known(
+    phantom_dir: Path, tmp_path: Path
+) -> None:
+    assert opened(phantom_dir).patients_known
+    shutil.copytree(phantom_dir, tmp_path / "copy")
+    csv = tmp_path / "copy" / "tnbc" / "patients.csv"
+    csv.unlink()
+    site = opened(tmp_path / "copy")
+    assert not site.patients_known
+    assert site.training_patient_count == site.counts.train
 
 
 def test_without_augmentation_images_come_as_they_are(phantom_dir: Path) -> None:

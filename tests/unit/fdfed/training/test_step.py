@@ -34,7 +34,11 @@ def losses_of(
     plan: RunPlan, batch: Any, alpha: np.ndarray | None, exchange: Any = None, scale: float = 1.0
 ) -> tuple[StepLosses, dict[str, torch.Tensor]]:
     network = initial_network(plan).train()
-    remote = None if exchange is None else RemoteTerm(exchange=exchange, key=KEY, scale=scale)
+    remote = (
+        None
+        if exchange is None
+        else RemoteTerm(exchange=exchange, key=KEY, scale=scale, patients=("one", "other"))
+    )
     losses = step_losses(network, *batch, plan=plan, alpha=alpha, remote=remote)
     losses.objective.backward()
     return losses, {
@@ -180,7 +184,7 @@ def test_the_feature_terms_take_the_bound_of_the_plan(
         for parameter in network.parameters():
             parameter.mul_(3)
     exchange = scripted(reply)
-    remote = RemoteTerm(exchange=exchange, key=KEY, scale=1.0)
+    remote = RemoteTerm(exchange=exchange, key=KEY, scale=1.0, patients=("one", "other"))
     losses = step_losses(network, *batch, plan=bounded, alpha=np.ones(9), remote=remote)
     _, taps = network.forward_with_taps(batch[0])
     for index, features in enumerate(taps.values()):
