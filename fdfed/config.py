@@ -23,6 +23,7 @@ Model = TypeVar("Model", bound=BaseModel)
 LossName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+-]{0,62}$")]
 StrategyName = Literal["fdfed", "fedavg", "fedprox", "fedbn", "local", "pooled"]
 AlphaMode = Literal["dual", "ramp", "paper", "fixed"]
+Aggregation = Literal["plain", "masked"]
 SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 LOSS_NAMES: Final = ("seg", "fd", "fd+exch", "con", "deeps")
@@ -175,6 +176,10 @@ class RunPlan(Frozen):
     loss's own. Of no effect on the others."""
     proximal_mu: float = Field(default=0.01, ge=0)
     """μ of `fedprox`: the local loss gains μ/2 ‖w − w_global‖²."""
+    aggregation: Aggregation = "plain"
+    """How weights and α are averaged; one of these, since each needs what another takes away.
+    `plain`: the coordinator reads each site's update. `masked`: it reads their sum alone
+    (`docs/THREAT_MODEL.md`), so that nothing that looks at a single update goes with it."""
 
     rounds: int = Field(default=35, ge=1)
     steps_per_round: int = Field(default=10, ge=1)
@@ -250,6 +255,22 @@ class RunPlan(Frozen):
             raise ValueError(
                 f"strategy = {self.strategy} has no peers to exchange with, so loss = fd+exch has "
                 "no meaning there; use loss = fd or seg"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_aggregation(self) -> RunPlan:
+        if self.aggregation == "plain":
+            return self
+        if self.strategy in ("local", "pooled"):
+            raise ValueError(
+                f"strategy = {self.strategy} sends no weights, so aggregation = "
+                f"{self.aggregation} has nothing to protect; use aggregation = plain"
+            )
+        if len(self.sites) == 1:
+            raise ValueError(
+                f"aggregation = {self.aggregation} with the one site {self.sites[0]}: the sum is "
+                "that site's update. Name three sites or more, or use aggregation = plain"
             )
         return self
 

@@ -16,7 +16,7 @@ from flwr.app import RecordDict
 from numpy.typing import NDArray
 
 from fdfed.config import RunPlan
-from fdfed.errors import QuorumNotMet, WireError
+from fdfed.errors import InvalidInput, QuorumNotMet, WireError
 from fdfed.evaluation.results import RoundRecord, SiteRound, TapLoss, Traffic
 from fdfed.exchange import ExchangeStats, TapLayout
 from fdfed.layer_weights import aggregate as aggregate_alpha
@@ -84,6 +84,8 @@ class Strategy:
     """
 
     def __init__(self, plan: RunPlan) -> None:
+        if plan.aggregation != "plain":
+            raise InvalidInput("aggregation = masked is not wired in yet; use aggregation = plain")
         self.plan = plan
         network = initial_network(plan)
         names = shared_names(network, plan.strategy)

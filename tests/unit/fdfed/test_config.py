@@ -63,3 +63,21 @@ def test_a_plan_in_which_no_prototype_would_ever_be_sent_is_refused() -> None:
     with pytest.raises(ValueError, match="raise the batch size"):
         RunPlan.model_validate({"sites": ["a", "b"], "batch_size": 1})
     assert RunPlan.model_validate({"sites": ["a", "b"], "batch_size": 1, "loss": "fd"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"strategy": "local"}, "strategy = local sends no weights"),
+        ({"strategy": "pooled"}, "strategy = pooled sends no weights"),
+        ({"sites": ["tnbc"]}, "with the one site tnbc: the sum is that site's update"),
+        ({"aggregation": "hidden"}, "aggregation: Input should be 'plain' or 'masked'"),
+    ],
+)
+def test_what_does_not_go_with_masked_aggregation_is_refused_with_the_reason(
+    changes: dict[str, object], reason: str
+) -> None:
+    values = {"sites": ["tnbc", "monuseg", "udiat"], "aggregation": "masked"}
+    with pytest.raises(InvalidInput, match=reason):
+        parse(RunPlan, values | changes, source="the test")
+    assert parse(RunPlan, values, source="the test").aggregation == "masked"
