@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+from fdfed.audit import AuditLog
 from fdfed.config import RunPlan
 from fdfed.data import SiteData, check_site_folder, open_planned, write_planned_phantoms
 from fdfed.errors import DataError, InvalidInput
@@ -15,12 +17,11 @@ from fdfed.exchange import HpkePublicKey
 from fdfed.training.device import resolve_device
 from fdfed.training.site_state import SiteStore
 from fdfed_client.app import build_client_app
-from fdfed_client.audit import AuditLog
 from fdfed_client.config import SiteConfig
 from fdfed_client.exchange import ExchangeStream
 from fdfed_client.exchange_identity import SiteIdentity
 from fdfed_client.flower import run_node
-from fdfed_client.group import GroupSecrets
+from fdfed_client.group import GroupSecrets, read_signing_key
 from fdfed_client.local_report import LocalReport
 from fdfed_client.site import Site
 
@@ -104,9 +105,10 @@ def run_agent(
         on_step=on_step,
         on_result=report.add,
     )
-    try:
+    audit = AuditLog(config.state / "audit.log", key=read_signing_key(config.signing_key))
+    with audit, closing(site):
         run_node(
-            build_client_app(site, audit=AuditLog(config.state / "audit.log")),
+            build_client_app(site, audit=audit),
             server=config.fleet_address,
             root_certificates=_read(config.ca),
             private_key=_read(config.node_key),
@@ -115,8 +117,7 @@ def run_agent(
             stop=stop,
             on_event=on_event or log.info,
         )
-    finally:
-        site.close()
+    log.info("the audit log ends with the hash %s", audit.head)
 
 
 def _open(config: SiteConfig, folder: Path, plan: RunPlan, *, phantoms: bool) -> SiteData:

@@ -74,7 +74,7 @@ class GroupSecrets:
                 that was used here, or this site's keys are not the ones it lists.
         """
         roster = SignedRoster.load(config.roster, public_key=config.consortium_key)
-        signing_key = _signing_key(config.signing_key)
+        signing_key = read_signing_key(config.signing_key)
         hpke_key = HpkePrivateKey.read(config.hpke_key)
         entry = roster.roster.sites.get(config.site)
         own = (signing_key.public_key().public_bytes_raw().hex(), hpke_key.public.text)
@@ -218,7 +218,13 @@ def _check_version(file: Path, version: int) -> None:
         atomic_file.write_text(file, f"{version}\n")
 
 
-def _signing_key(path: Path) -> ed25519.Ed25519PrivateKey:
+def read_signing_key(path: Path) -> ed25519.Ed25519PrivateKey:
+    """The key in the file `path`, with which the site signs what it seals, and its audit log.
+
+    Raises:
+        InvalidInput: if the file is missing.
+        CryptoError: if it holds no key.
+    """
     try:
         return ed25519.Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text()))
     except OSError as err:

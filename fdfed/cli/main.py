@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fdfed import __version__
+from fdfed.cli.audit import app as audit
 from fdfed.cli.predict import predict
 from fdfed.cli.simulate import simulate
 from fdfed.cli.study import study
@@ -21,6 +22,7 @@ app = typer.Typer(
 app.command()(simulate)
 app.command()(predict)
 app.command()(study)
+app.add_typer(audit, name="audit")
 
 
 def _print_version(asked: bool) -> bool:
