@@ -8,18 +8,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
-from pydantic import Field, field_validator, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fdfed.config import Frozen, SiteName, parse
+from fdfed.consortium import (
+    PolicyStep,
+    Signature,
+    SigningPolicy,
+    lineage_digests,
+    parse_signatures,
+    sign,
+    signatures_text,
+    verify_lineage,
+)
 from fdfed.errors import CryptoError, InvalidInput
 from fdfed.exchange.hpke import HpkePublicKey
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 _ROSTER_LABEL: Final = b"fdfed roster 1\n"
+_MAX_POLICIES: Final = 64
+MAX_ROSTER: Final = 8 << 20
+"""Bytes of a roster's text; one of a thousand sites has about 2.5 million."""
+
+
+class RetiringCertificate(Frozen):
+    """A certificate that has been renewed, and is taken beside the new one until it expires."""
+
+    certificate_sha256: Digest
+    certificate_serial: Annotated[str, Field(pattern=r"^[0-9a-f]+$")]
 
 
 class SiteIdentity(Frozen):
@@ -35,6 +55,10 @@ class SiteIdentity(Frozen):
     site alone."""
     signing_public_key: Digest
     """Ed25519 key, in hexadecimal, with which the site signs what it seals for others."""
+    certificate_expires: AwareDatetime | None = None
+    """Until when the certificate is valid, so that its end can be announced."""
+    retiring: RetiringCertificate | None = None
+    """The certificate before the last renewal: no stream is cut while the new one travels."""
 
     @field_validator("hpke_public_key")
     @classmethod
@@ -52,9 +76,20 @@ class SiteIdentity(Frozen):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all of the site's keys, in hexadecimal: what two people compare over the
-        telephone before they approve each other."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """SHA-256 of the site's lasting keys, in hexadecimal: what two people compare over the
+        telephone before they approve each other. A renewed certificate does not change it."""
+        return site_fingerprint(
+            node_public_key=self.node_public_key,
+            hpke_public_key=self.hpke_public_key,
+            signing_public_key=self.signing_public_key,
+        )
+
+    def has_certificate(self, *, sha256: str, serial: str) -> bool:
+        """Whether a certificate is the site's: the current one, or the one that it replaced."""
+        known = [(self.certificate_sha256, self.certificate_serial)]
+        if self.retiring is not None:
+            known.append((self.retiring.certificate_sha256, self.retiring.certificate_serial))
+        return (sha256, serial) in known
 
     @field_validator("node_public_key")
     @classmethod
@@ -72,22 +107,33 @@ class Roster(Frozen):
     """Who may take part. A site that is not listed is refused on both public ports."""
 
     sites: dict[SiteName, SiteIdentity] = Field(default_factory=dict)
-    version: int = Field(default=1, ge=1)
+    version: int = Field(default=1, ge=1, le=10**9)
     """Counts the changes; whoever holds a roster takes none of a lower version."""
+    policies: tuple[PolicyStep, ...] = Field(default=(), max_length=_MAX_POLICIES)
+    """Whose signatures the roster needs: the first policy, and each change of it since."""
 
     @model_validator(mode="after")
     def _check(self) -> Roster:
-        seen: dict[str, str] = {}
-        for name, site in self.sites.items():
-            twin = seen.setdefault(site.node_public_key, name)
-            if twin != name:
-                raise ValueError(f"{twin} and {name} have one node key; each site needs its own")
+        for kind in ("node_public_key", "hpke_public_key", "signing_public_key"):
+            seen: dict[str, str] = {}
+            for name, site in self.sites.items():
+                twin = seen.setdefault(getattr(site, kind), name)
+                if twin != name:
+                    noun = kind.split("_", maxsplit=1)[0]
+                    raise ValueError(
+                        f"{twin} and {name} have one {noun} key; each site needs its own"
+                    )
         return self
 
     @property
     def node_keys(self) -> dict[str, str]:
         """Site name → OpenSSH public key of its Flower node."""
         return {name: site.node_public_key for name, site in self.sites.items()}
+
+    @property
+    def text(self) -> bytes:
+        """The content of `roster.json`: what signers sign."""
+        return (self.model_dump_json(indent=2) + "\n").encode()
 
     @classmethod
     def load(cls, path: Path) -> Roster:
@@ -122,57 +168,108 @@ class Roster(Frozen):
 
 @dataclass(frozen=True, slots=True)
 class SignedRoster:
-    """A roster whose signature by the consortium's key has been verified."""
+    """A roster whose signatures by the consortium have been verified."""
 
     roster: Roster
     digest: str
     """SHA-256 of the signed text, in hexadecimal: what sites name when they mean this roster."""
+    text: bytes
+    signatures: bytes
+    """`roster.json` and `roster.sig` as they were signed, to be handed on."""
+
+    @property
+    def policy(self) -> SigningPolicy:
+        """Under which the next change must be signed."""
+        return self.roster.policies[-1].policy
+
+    @property
+    def lineage(self) -> tuple[str, ...]:
+        """The digests of its policies with their past, by which one lineage is told from a fork."""
+        return lineage_digests(self.roster.policies)
 
     @classmethod
     def load(cls, path: Path, *, public_key: Path) -> SignedRoster:
-        """The roster in `path`, with its signature beside it in `roster.sig`.
+        """The roster in `path`, with its signatures beside it in `roster.sig`.
 
         Args:
-            public_key: the file with the consortium's key, pinned at provisioning. It is not the
-                coordinator's: a coordinator cannot enrol anybody.
+            public_key: the file with the consortium's policy, pinned at provisioning. Its keys are
+                not the coordinator's: a coordinator cannot enrol anybody.
 
         Raises:
             InvalidInput: if a file is missing or the roster is not of the agreed form.
-            CryptoError: if there is no signature, or it does not verify.
+            CryptoError: if there are no signatures, or too few that verify.
         """
         signature_path = path.with_suffix(".sig")
-        text, key = _bytes_of(path), _consortium_key(public_key)
+        pinned, text = SigningPolicy.load(public_key), _bytes_of(path)
         try:
-            signature = bytes.fromhex(signature_path.read_text(encoding="ascii"))
-        except FileNotFoundError as err:
+            signatures = signature_path.read_bytes()
+        except OSError as err:
             raise CryptoError(
-                f"{path} is not signed: {signature_path} does not exist. Ask whoever keeps the "
-                "consortium's key for the roster and its signature; an unsigned one is never used"
+                f"{path} is not signed: {signature_path} cannot be read ({err.strerror}). Ask "
+                "whoever keeps the consortium's key for the roster and its signature; an unsigned "
+                "one is never used"
             ) from err
-        except ValueError as err:
-            raise CryptoError(f"{signature_path} holds no signature in hexadecimal") from err
-        try:
-            key.verify(signature, _ROSTER_LABEL + text)
-        except InvalidSignature as err:
-            raise CryptoError(
-                f"the signature of {path} is not by the consortium's key in {public_key}, or the "
-                "roster was altered since: a site added, a key exchanged. Fetch both files anew "
-                "from whoever keeps that key, and find out who changed them"
-            ) from err
-        roster = Roster.parse_text(text, source=path)
-        return cls(roster, hashlib.sha256(text).hexdigest())
+        return cls.verify(text, signatures, pinned=pinned, source=str(path))
+
+    @classmethod
+    def verify(
+        cls, text: bytes, signatures: bytes, *, pinned: SigningPolicy, source: str
+    ) -> SignedRoster:
+        """The roster in `text`, which came from `source`, if it is signed as its policy asks, and
+        its policy follows from the pinned one.
+
+        Raises:
+            InvalidInput: if the text is not of the agreed form.
+            CryptoError: if a signature is missing, foreign, given twice or does not verify.
+        """
+        if len(text) > MAX_ROSTER:
+            raise InvalidInput(f"{source} has {len(text)} bytes; at most {MAX_ROSTER} are read")
+        # Of a text that nobody vouches for yet, only what says who must is looked at.
+        policies = _policies_of(text, source)
+        verify_lineage(policies, pinned, what=source)
+        found = parse_signatures(signatures, source=f"the signature file of {source}")
+        policies[-1].policy.verify(_ROSTER_LABEL + text, found, what=source)
+        roster = Roster.parse_text(text, source=Path(source))
+        return cls(roster, hashlib.sha256(text).hexdigest(), text, signatures)
 
 
-def sign_roster(text: bytes, key: ed25519.Ed25519PrivateKey) -> bytes:
-    """The content of `roster.sig` for the roster `text`."""
-    return key.sign(_ROSTER_LABEL + text).hex().encode() + b"\n"
+def site_fingerprint(*, node_public_key: str, hpke_public_key: str, signing_public_key: str) -> str:
+    """SHA-256, in hexadecimal, of the three keys that a site keeps for as long as it takes part."""
+    keys = {"node": node_public_key, "hpke": hpke_public_key, "signing": signing_public_key}
+    return hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
 
 
-def _consortium_key(path: Path) -> ed25519.Ed25519PublicKey:
+def roster_signature(text: bytes, *, signer: str, key: ed25519.Ed25519PrivateKey) -> Signature:
+    """`signer`'s signature of the roster `text`."""
+    return sign(_ROSTER_LABEL + text, signer=signer, key=key)
+
+
+def sign_roster(
+    text: bytes, key: ed25519.Ed25519PrivateKey, *, signer: str = "consortium"
+) -> bytes:
+    """The content of `roster.sig` for the roster `text` of a consortium with one signer."""
+    return signatures_text([roster_signature(text, signer=signer, key=key)])
+
+
+class _Lineage(BaseModel):
+    """The policies of a roster, and whatever else there is unread."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    policies: tuple[PolicyStep, ...] = Field(min_length=1, max_length=_MAX_POLICIES)
+
+
+def _policies_of(text: bytes, source: str) -> tuple[PolicyStep, ...]:
     try:
-        return ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(_bytes_of(path).decode()))
-    except ValueError as err:
-        raise CryptoError(f"{path} holds no Ed25519 public key in hexadecimal") from err
+        values = json.loads(text)
+    except (ValueError, RecursionError) as err:
+        raise InvalidInput(f"{source} is not valid JSON: {err}") from err
+    if isinstance(values, dict) and not values.get("policies"):
+        raise InvalidInput(
+            f"{source} does not say whose signatures it needs (policies): an earlier version made "
+            "it. Provision the consortium anew with `fdfed-server provision`, into an empty folder"
+        )
+    return parse(_Lineage, values, source=source).policies
 
 
 def _bytes_of(path: Path) -> bytes:

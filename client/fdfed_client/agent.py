@@ -21,8 +21,9 @@ from fdfed_client.config import SiteConfig
 from fdfed_client.exchange import ExchangeStream
 from fdfed_client.exchange_identity import SiteIdentity
 from fdfed_client.flower import run_node
-from fdfed_client.group import GroupSecrets, read_signing_key
+from fdfed_client.group import GroupSecrets
 from fdfed_client.local_report import LocalReport
+from fdfed_client.membership import Membership, read_signing_key
 from fdfed_client.site import Site
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,8 @@ def run_agent(
     folder = data_folder(config, data, phantoms=phantoms)
     if not phantoms:
         check_site_folder(folder / config.site).raise_findings()
-    pinned, group = HpkePublicKey.read(config.server_hpke_key), GroupSecrets.of(config)
+    pinned, membership = HpkePublicKey.read(config.server_hpke_key), Membership.of(config)
+    group = GroupSecrets.over(membership, config)
     log.info(
         "layers: mutual TLS; prototypes are sealed (%s) to the coordinator's key %s…, and blinded "
         "with a secret of the sites; weights are not masked; no differential privacy, no ε is "
@@ -102,6 +104,7 @@ def run_agent(
         open_exchange=lambda plan: _exchange(config, plan),
         secret_of=group.secret_of,
         make_secret=group.make,
+        take_roster=membership.adopt,
         on_step=on_step,
         on_result=report.add,
     )

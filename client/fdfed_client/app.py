@@ -10,7 +10,14 @@ from flwr.clientapp import ClientApp
 
 from fdfed.audit import AuditLog
 from fdfed.errors import WireError
-from fdfed.wire import EvaluateInstruction, Prepare, SecretRequest, TrainInstruction, footprint
+from fdfed.wire import (
+    EvaluateInstruction,
+    Prepare,
+    RosterRelay,
+    SecretRequest,
+    TrainInstruction,
+    footprint,
+)
 from fdfed_client.site import Site
 
 Asked = TypeVar("Asked")
@@ -50,6 +57,15 @@ def build_client_app(site: Site, *, audit: AuditLog | None = None) -> ClientApp:
             message,
             SecretRequest.from_record,
             lambda asked: site.offer(asked).to_record(),
+        )
+
+    @app.query("roster")
+    def roster(message: Message, _: Context) -> Message:
+        return answer(
+            "roster",
+            message,
+            RosterRelay.from_record,
+            lambda asked: site.take_roster(asked).to_record(),
         )
 
     @app.train()

@@ -14,17 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric import ed25519
-
 from fdfed import atomic_file
 from fdfed.config import ExchangePlan
-from fdfed.errors import CryptoError, InvalidInput, RefusedByPolicy
-from fdfed.exchange import BlindingSecret, HpkePrivateKey
+from fdfed.errors import CryptoError, RefusedByPolicy
+from fdfed.exchange import BlindingSecret
 from fdfed.exchange.blinding import SECRET_BYTES
 from fdfed.exchange.group_secret import Expected, Member, OfferContext
-from fdfed.roster import SignedRoster
 from fdfed.wire import SecretOffer, SecretRequest, TrainInstruction
 from fdfed_client.config import SiteConfig
+from fdfed_client.membership import Membership
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +38,7 @@ class GroupSecrets:
     take over from each other need not agree on a counter.
 
     Args:
-        member: the site's keys and roster.
+        member: gives the site's keys, and the roster that is in force when it is called.
         state: folder in which the last epoch is kept.
         min_sites: the site's own minimum; the plan may ask for more.
         allow_deterministic: whether a secret that the coordinator knows may be used.
@@ -48,7 +46,7 @@ class GroupSecrets:
 
     def __init__(
         self,
-        member: Member,
+        member: Callable[[], Member],
         state: Path,
         *,
         min_sites: int = 2,
@@ -73,22 +71,13 @@ class GroupSecrets:
             CryptoError: if the roster's signature or a key does not verify, it is older than one
                 that was used here, or this site's keys are not the ones it lists.
         """
-        roster = SignedRoster.load(config.roster, public_key=config.consortium_key)
-        signing_key = read_signing_key(config.signing_key)
-        hpke_key = HpkePrivateKey.read(config.hpke_key)
-        entry = roster.roster.sites.get(config.site)
-        own = (signing_key.public_key().public_bytes_raw().hex(), hpke_key.public.text)
-        if entry is None or (entry.signing_public_key, entry.hpke_public_key) != own:
-            raise CryptoError(
-                f"the roster in {config.roster} does not list {config.site} with the keys that are "
-                "here; fetch the roster that was signed after this site was provisioned"
-            )
-        _check_version(config.state / "roster-version", roster.roster.version)
-        approved = None if config.approved is None else frozenset(config.approved)
-        if approved is not None:
-            approved |= {entry.fingerprint}
+        return cls.over(Membership.of(config), config)
+
+    @classmethod
+    def over(cls, membership: Membership, config: SiteConfig) -> GroupSecrets:
+        """The same, over a membership that the caller holds."""
         return cls(
-            Member(config.site, roster, signing_key, hpke_key, approved),
+            lambda: membership.member,
             config.state,
             min_sites=config.min_sites,
             allow_deterministic=config.allow_deterministic,
@@ -101,6 +90,7 @@ class GroupSecrets:
             CryptoError: if a member is not in the signed roster or not approved, or the
                 coordinator asks for an epoch far ahead.
         """
+        member = self._member()
         with self._lock:
             now = self._clock_ms()
             if request.after_epoch > now + _AHEAD_MS:
@@ -111,14 +101,14 @@ class GroupSecrets:
             epoch = max(self._last() + 1, self._made + 1, request.after_epoch + 1, now)
             secret = BlindingSecret(secrets.token_bytes(SECRET_BYTES), epoch=epoch)
             context = OfferContext(
-                roster=self._member.roster.digest,
+                roster=member.roster.digest,
                 run_id=request.run_id,
                 server_round=request.server_round,
                 attempt=request.attempt,
                 epoch=epoch,
-                maker=self._member.site,
+                maker=member.site,
             )
-            text = self._member.offer(secret, context, request.members)
+            text = member.offer(secret, context, request.members)
             self._made = epoch
         return SecretOffer(epoch=epoch, text=text)
 
@@ -137,9 +127,10 @@ class GroupSecrets:
                 "the coordinator relayed no secret for this round; prototypes never leave without "
                 "one. Both sides need the same fdfed version"
             )
+        member = self._member()
         with self._lock:
             expected = Expected.of(message, after_epoch=self._last())
-            secret, members = self._member.accept(message.offer, expected)
+            secret, members = member.accept(message.offer, expected)
             self._check_epoch(secret.epoch)
             self._check_size(members, plan)
             atomic_file.write_text(self._file, f"{secret.epoch}\n")
@@ -197,40 +188,3 @@ class GroupSecrets:
                 f"{self._file} does not hold the last epoch; restore it from a backup. Without it "
                 "an old secret could come back"
             ) from err
-
-
-def _check_version(file: Path, version: int) -> None:
-    """Keeps the highest version seen: an old roster may list a site that has been removed since."""
-    try:
-        seen = int(file.read_text())
-    except FileNotFoundError:
-        seen = 0
-    except ValueError as err:
-        raise CryptoError(
-            f"{file} does not hold the roster's last version; restore it from a backup"
-        ) from err
-    if version < seen:
-        raise CryptoError(
-            f"the roster is of version {version}, but version {seen} has been used here; an old "
-            "roster may list sites that were removed. Fetch the newest from whoever signs it"
-        )
-    if version > seen:
-        atomic_file.write_text(file, f"{version}\n")
-
-
-def read_signing_key(path: Path) -> ed25519.Ed25519PrivateKey:
-    """The key in the file `path`, with which the site signs what it seals, and its audit log.
-
-    Raises:
-        InvalidInput: if the file is missing.
-        CryptoError: if it holds no key.
-    """
-    try:
-        return ed25519.Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text()))
-    except OSError as err:
-        raise InvalidInput(
-            f"{path} cannot be read ({err.strerror}); `fdfed-server provision` makes it, and a "
-            "folder of an earlier version lacks it"
-        ) from err
-    except ValueError as err:
-        raise CryptoError(f"{path} holds no Ed25519 key in hexadecimal; restore it") from err

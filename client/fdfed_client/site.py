@@ -25,6 +25,7 @@ from fdfed.exchange import BlindedExchange, BlindingSecret, Exchange, ExchangeSt
 from fdfed.layer_weights import propose
 from fdfed.losses import AuxiliaryLoss
 from fdfed.networks import SegmentationNetwork
+from fdfed.roster import SignedRoster
 from fdfed.training.fastest import USUAL, fastest_setting, lay_out_
 from fdfed.training.initialise import initial_auxiliary, initial_network
 from fdfed.training.local_round import LocalRound, RoundOutcome, tap_losses, train_round_
@@ -38,6 +39,8 @@ from fdfed.wire import (
     Part,
     Prepare,
     Prepared,
+    RosterInForce,
+    RosterRelay,
     SecretOffer,
     SecretRequest,
     TrainInstruction,
@@ -114,6 +117,7 @@ class Site:
         secret_of: the secret that blinds a round's prototypes; the default is a simulation's, which
             follows from the seed and hides nothing.
         make_secret: makes and seals one for all sites of a round; None where there are no keys.
+        take_roster: looks at a roster and its signatures; gives the one in force afterwards.
         on_step: told (server_round, steps done, steps of the round) after every step.
         on_result: given this site and every result before it is sent.
     """
@@ -130,6 +134,7 @@ class Site:
         open_exchange: OpenExchange | None = None,
         secret_of: SecretOf = lambda message: BlindingSecret.known_to_all(message.plan.seed),
         make_secret: Callable[[SecretRequest], SecretOffer] | None = None,
+        take_roster: Callable[[bytes, bytes], SignedRoster] | None = None,
         on_step: Callable[[int, int, int], None] | None = None,
         on_result: Callable[[Site, TrainResult | EvaluateResult], None] | None = None,
     ) -> None:
@@ -148,6 +153,7 @@ class Site:
         self._open_exchange = open_exchange
         self._secret_of = secret_of
         self._make_secret = make_secret
+        self._take_roster = take_roster
         self._on_step = on_step
         self._on_result = on_result
         self._model: LocalModel | None = None
@@ -181,6 +187,18 @@ class Site:
         if self._make_secret is None:
             raise RefusedByPolicy(f"{self.name} has no keys to make a secret with")
         return self._make_secret(message)
+
+    def take_roster(self, message: RosterRelay) -> RosterInForce:
+        """Which roster is in force here, after the one that was relayed was looked at.
+
+        Raises:
+            CryptoError: if it is not signed by the consortium, or does not follow the current one.
+            RefusedByPolicy: if this site goes by no roster, as in a simulation.
+        """
+        if self._take_roster is None:
+            raise RefusedByPolicy(f"{self.name} goes by no roster")
+        found = self._take_roster(message.roster.encode(), message.signatures.encode())
+        return RosterInForce(version=found.roster.version, digest=found.digest)
 
     def train(self, message: TrainInstruction) -> TrainResult:
         """Trains one round. A round that is asked again gives the same answer again.

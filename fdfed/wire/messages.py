@@ -15,6 +15,7 @@ from fdfed.config import RunPlan
 from fdfed.evaluation.metrics import Aggregate
 from fdfed.exchange import ExchangeStats
 from fdfed.exchange.group_secret import MAX_EPOCH, MAX_OFFER
+from fdfed.roster import MAX_ROSTER
 from fdfed.wire.record import MAX_EXAMPLES, Part, Reader, as_vector, build_record
 
 
@@ -61,6 +62,44 @@ class Prepared:
             version=reader.text("version"),
             **{name: reader.integer(name, 0, MAX_EXAMPLES) for name in counts},
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RosterRelay:
+    """Coordinator → site: the consortium's roster, which the site verifies for itself."""
+
+    roster: str
+    signatures: str
+
+    def to_record(self) -> RecordDict:
+        return build_record("roster", {"roster": self.roster, "signatures": self.signatures})
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> RosterRelay:
+        reader = Reader(record, "roster", ("roster", "signatures"))
+        return cls(
+            roster=reader.text("roster", limit=MAX_ROSTER),
+            signatures=reader.text("signatures", limit=_MAX_SIGNATURES),
+        )
+
+
+_MAX_SIGNATURES: Final = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RosterInForce:
+    """Site → coordinator: the roster that this site goes by now."""
+
+    version: int
+    digest: str
+
+    def to_record(self) -> RecordDict:
+        return build_record("in-force", {"version": self.version, "digest": self.digest})
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> RosterInForce:
+        reader = Reader(record, "in-force", ("version", "digest"))
+        return cls(version=reader.integer("version", 1, 10**9), digest=reader.digest("digest"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,7 @@ _MAX_TEXT: Final = 65_536
 _MAX_MAGNITUDE: Final = 1e12
 """Of a loss, an α, a time: far above any real one, and so small that no mean over sites overflows
 into an infinity that the other sites would be sent."""
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _RUN_ID: Final = re.compile(r"[0-9a-f]{16,64}")
 
 Part = Literal["validation", "test"]
@@ -109,6 +110,12 @@ class Reader:
         value: str = self._get(key, str)
         if len(value) > limit:
             raise WireError(f"{self._kind}.{key} is {len(value)} characters long; at most {limit}")
+        return value
+
+    def digest(self, key: str) -> str:
+        value = self.text(key)
+        if not _DIGEST.fullmatch(value):
+            raise WireError(f"{self._kind}.{key} is not a SHA-256 in hexadecimal")
         return value
 
     def run_id(self) -> str:

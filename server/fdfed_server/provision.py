@@ -38,6 +38,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from fdfed.config import Frozen, SiteName, parse, read_toml
+from fdfed.consortium import PolicyStep, SigningPolicy
 from fdfed.errors import CryptoError, InvalidInput
 from fdfed.exchange.hpke import HpkePrivateKey, HpkePublicKey, HpkeSuite
 from fdfed.roster import SignedRoster, sign_roster
@@ -107,11 +108,10 @@ def provision(
     }
     consortium_key = ed25519.Ed25519PrivateKey.generate()
     _write(out / "consortium" / "consortium.key", _line(consortium_key.private_bytes_raw().hex()))
+    policy = _policy_of(consortium_key)
     for folder in _folders(out, identities):
-        _write(
-            folder / "consortium.pub", _line(consortium_key.public_key().public_bytes_raw().hex())
-        )
-    _publish(out, Roster(sites=identities), consortium_key)
+        _write(folder / "consortium.pub", policy.text.encode())
+    _publish(out, Roster(sites=identities, policies=(PolicyStep(policy=policy),)), consortium_key)
 
 
 def provision_site(name: str, out: Path, *, days: int = 365) -> None:
@@ -147,10 +147,9 @@ def provision_site(name: str, out: Path, *, days: int = 365) -> None:
     tables = read_toml(server / "federation.toml")
     tables.setdefault("run", {})["sites"] = [*config.run.sites, name]
     _replace(server / "federation.toml", tomli_w.dumps(tables).encode())
-    public = consortium_key.public_key().public_bytes_raw().hex()
-    _write(folder / "consortium.pub", _line(public))
-    sites = {**roster.sites, name: identity}
-    _publish(out, Roster(sites=sites, version=roster.version + 1), consortium_key)
+    _write(folder / "consortium.pub", roster.policies[-1].policy.text.encode())
+    changed = {"sites": {**roster.sites, name: identity}, "version": roster.version + 1}
+    _publish(out, roster.model_copy(update=changed), consortium_key)
 
 
 def _folders(out: Path, sites: Iterable[str]) -> list[Path]:
@@ -159,12 +158,18 @@ def _folders(out: Path, sites: Iterable[str]) -> list[Path]:
 
 def _publish(out: Path, roster: Roster, key: ed25519.Ed25519PrivateKey) -> None:
     """Writes roster and signature into the folder of every party that is still here."""
-    text = _roster_text(roster)
+    text = roster.text
     for folder in _folders(out, roster.sites):
         # A site's folder may have gone to its hospital already; its roster must follow it.
         if folder.exists():
             _replace(folder / "roster.json", text)
             _replace(folder / "roster.sig", sign_roster(text, key))
+
+
+def _policy_of(key: ed25519.Ed25519PrivateKey) -> SigningPolicy:
+    """The policy of a consortium with one signer."""
+    public = key.public_key().public_bytes_raw().hex()
+    return SigningPolicy(threshold=1, signers={"consortium": public})
 
 
 def _consortium_key(path: Path) -> ed25519.Ed25519PrivateKey:
@@ -249,6 +254,7 @@ def _write_site(
         node_public_key=public.decode(),
         certificate_sha256=certificate.fingerprint(hashes.SHA256()).hex(),
         certificate_serial=f"{certificate.serial_number:x}",
+        certificate_expires=certificate.not_valid_after_utc,
         hpke_public_key=hpke_key.public.text,
         signing_public_key=signing_key.public_key().public_bytes_raw().hex(),
     )
@@ -260,10 +266,6 @@ def _public_pem(authority: Authority) -> bytes:
 
 def _line(text: str) -> bytes:
     return f"{text}\n".encode()
-
-
-def _roster_text(roster: Roster) -> bytes:
-    return (roster.model_dump_json(indent=2) + "\n").encode()
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -13,12 +13,19 @@ import numpy as np
 import pytest
 
 from fdfed.config import RunPlan
-from fdfed.errors import CryptoError, RefusedByPolicy
+from fdfed.errors import CryptoError, RefusedByPolicy, WireError
 from fdfed.exchange import BlindingSecret
 from fdfed.roster import SignedRoster
-from fdfed.wire import SecretOffer, SecretRequest, TrainInstruction
+from fdfed.wire import (
+    RosterInForce,
+    RosterRelay,
+    SecretOffer,
+    SecretRequest,
+    TrainInstruction,
+)
 from fdfed_client.config import SiteConfig
 from fdfed_client.group import GroupSecrets
+from fdfed_client.membership import Membership
 from fdfed_server.provision import provision, provision_site
 
 RUN = "0" * 16
@@ -91,6 +98,12 @@ def test_messages_survive_the_wire(consortium: Path) -> None:
     assert SecretRequest.from_record(request.to_record()) == request
     offer = group_of(consortium, "tnbc").make(request)
     assert SecretOffer.from_record(offer.to_record()) == offer
+    relay = RosterRelay(roster="{}", signatures="[]")
+    assert RosterRelay.from_record(relay.to_record()) == relay
+    in_force = RosterInForce(version=3, digest="0" * 64)
+    assert RosterInForce.from_record(in_force.to_record()) == in_force
+    with pytest.raises(WireError, match="not a SHA-256"):
+        RosterInForce.from_record(replace(in_force, digest="x").to_record())
 
 
 # (a) a puppet site
@@ -116,7 +129,7 @@ def test_a_consortium_of_the_coordinators_own_does_not_match_the_pinned_key(
     provision((*SITES, "puppet"), tmp_path / "own")
     for name in ("roster.json", "roster.sig"):
         shutil.copy(tmp_path / "own" / "server" / name, consortium / "sites" / "tnbc" / name)
-    with pytest.raises(CryptoError, match="not by the consortium's key"):
+    with pytest.raises(CryptoError, match="signed under other keys"):
         group_of(consortium, "tnbc")
 
 
@@ -296,14 +309,41 @@ def test_two_sites_are_told_what_they_learn_of_each_other(
     assert "two sites alone" in caplog.text
 
 
-def test_a_new_site_changes_the_roster_for_everybody(consortium: Path) -> None:
-    old = group_of(consortium, "tnbc")
+def test_a_new_site_changes_the_roster_for_everybody(consortium: Path, tmp_path: Path) -> None:
+    away = tmp_path / "away"
+    shutil.copytree(consortium / "sites" / "udiat", away)
     provision_site("busi", consortium)
     offer = group_of(consortium, "monuseg").make(request_of(*SITES, "busi"))
+    config = SiteConfig.load(away / "site.toml")
     with pytest.raises(CryptoError, match="need the same signed roster"):
-        old.secret_of(instruction_of(offer))
+        GroupSecrets.of(config).secret_of(instruction_of(offer))
     assert group_of(consortium, "tnbc").secret_of(instruction_of(offer)).epoch == NOW
     assert own_digest(consortium) in offer.text
+
+
+def test_a_running_agent_follows_the_newer_roster_on_its_disk(consortium: Path) -> None:
+    running = group_of(consortium, "tnbc")
+    with pytest.raises(CryptoError, match="busi as a member, which is not in the roster"):
+        running.make(request_of(*SITES, "busi"))
+    provision_site("busi", consortium)
+    assert running.make(request_of(*SITES, "busi")).epoch == NOW
+
+
+def test_a_running_agent_takes_the_roster_that_is_relayed_if_the_consortium_signed_it(
+    consortium: Path, tmp_path: Path
+) -> None:
+    away = tmp_path / "away"
+    shutil.copytree(consortium / "sites" / "udiat", away)
+    membership = Membership.of(SiteConfig.load(away / "site.toml"))
+    provision_site("busi", consortium)
+    text, signatures = (
+        (consortium / "server" / name).read_bytes() for name in ("roster.json", "roster.sig")
+    )
+    with pytest.raises(CryptoError, match="a key exchanged"):
+        membership.adopt(text.replace(b"busi", b"evil"), signatures)
+    assert "busi" not in membership.member.roster.roster.sites
+    assert "busi" in membership.adopt(text, signatures).roster.sites
+    assert "busi" in membership.member.roster.roster.sites
 
 
 def test_a_roster_that_lists_other_keys_for_this_site_is_refused(consortium: Path) -> None:

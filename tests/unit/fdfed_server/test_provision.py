@@ -85,6 +85,7 @@ def test_the_roster_holds_each_sites_public_key_fingerprint_and_serial(consortiu
     assert entry.node_public_key == public.decode()
     assert entry.certificate_sha256 == certificate.fingerprint(hashes.SHA256()).hex()
     assert int(entry.certificate_serial, 16) == certificate.serial_number
+    assert entry.certificate_expires == certificate.not_valid_after_utc
 
 
 def test_certificates_chain_to_the_authority_by_the_web_profile(consortium: Path) -> None:
