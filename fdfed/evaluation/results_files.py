@@ -30,9 +30,9 @@ def write_results(
         per_image: only from a simulation or at a site, about the site's own images; a coordinator
             has none and must not be given any.
     """
-    document = _without_nan(asdict(results))
+    document = without_nan(asdict(results))
     if per_image is not None:
-        document["per_image"] = [_without_nan(asdict(row)) for row in per_image]
+        document["per_image"] = [without_nan(asdict(row)) for row in per_image]
     write_text(path, json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
@@ -81,7 +81,7 @@ def write_rounds_csv(path: Path, rounds: Iterable[RoundRecord]) -> None:
     for record in rounds:
         shared = {"round": record.round, "phase": record.phase, "attempt": record.attempt}
         for site, row in record.sites.items():
-            table.writerow(_without_nan({**shared, "site": site, **asdict(row)}))
+            table.writerow(without_nan({**shared, "site": site, **asdict(row)}))
     write_text(path, buffer.getvalue())
 
 
@@ -91,18 +91,18 @@ def write_images_csv(path: Path, rows: Iterable[ImageRow]) -> None:
     columns = ("site", "name", "dice", "iou", "foreground_pixels", "empty")
     table = csv.DictWriter(buffer, columns, lineterminator="\n")
     table.writeheader()
-    table.writerows(_without_nan(asdict(row)) for row in rows)
+    table.writerows(without_nan(asdict(row)) for row in rows)
     write_text(path, buffer.getvalue())
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """`value` with every NaN and infinity as `None`: JSON has neither."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return value
 
 

@@ -34,6 +34,13 @@ class ServerConfig(Frozen):
     metrics_port: int = Field(default=9464, ge=0, le=65535)
     """Prometheus reads `/metrics` here, over HTTP; 0: nobody does. A port that is taken is a
     warning."""
+    console_bind: str = "127.0.0.1"
+    """Address of the console. It speaks HTTP: put a proxy with TLS before it, or a tunnel, rather
+    than another address."""
+    console_port: int = Field(default=8080, ge=0, le=65535)
+    """The console's page; 0: none. A port that is taken is a warning."""
+    console_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
+    """Names under which a browser may ask for the console; others are refused."""
     ca: Path = Path("ca.pem")
     certificate: Path = Path("server.pem")
     key: Path = Path("server.key")

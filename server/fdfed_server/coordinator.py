@@ -6,14 +6,16 @@ import fcntl
 import logging
 import os
 import secrets
+import signal
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fdfed import console
 from fdfed.config import RunPlan
 from fdfed.errors import InvalidInput
 from fdfed.evaluation.results import RunResults
@@ -21,6 +23,7 @@ from fdfed.exchange import HpkePrivateKey
 from fdfed.metrics import process_registry, serving
 from fdfed.roster import Roster, SignedRoster
 from fdfed_server.config import FederationConfig, ServerConfig
+from fdfed_server.console import Board, coordinator_console
 from fdfed_server.exchange_service import ExchangeService
 from fdfed_server.flower import SuperLink, prepare_process, run_server_app
 from fdfed_server.hub import ExchangeHub
@@ -28,6 +31,7 @@ from fdfed_server.metrics import HubCollector, RunMetrics
 from fdfed_server.observer import Observer, Several
 from fdfed_server.outputs import results_of, write_run
 from fdfed_server.rounds import RoundLoop, RunOutcome
+from fdfed_server.run_control import RunControl
 from fdfed_server.run_state import resume, save_state
 from fdfed_server.secret_relay import SecretRelay
 from fdfed_server.status import StatusWriter
@@ -95,12 +99,23 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
                 setting="metrics_port in [server]",
             )
         )
+        control = RunControl(lambda: os.kill(os.getpid(), signal.SIGINT))
+        board = Board(
+            plan,
+            run_id=state.run_id,
+            history=state.history,
+            hub=hub.snapshot,
+            online=lambda: service.connected,
+            paused=lambda: control.paused,
+        )
+        stack.enter_context(_console(server, board, control))
         blinded = plan.exchange.blinding == "on"
         loop = RoundLoop(
             strategy,
             hub,
             folder=folder,
-            observer=Several((status, metrics, *observers)),
+            observer=Several((status, metrics, board, *observers)),
+            control=control,
             secrets=SecretRelay(min_sites=plan.exchange.min_sites) if blinded else None,
         )
         outcome: list[RunOutcome] = []
@@ -115,6 +130,19 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
         results = results_of(outcome[0], transport="mTLS", sealed=True, blinded=blinded)
         write_run(server.state / "results", outcome[0], results)
         return results
+
+
+def _console(
+    server: ServerConfig, board: Board, control: RunControl
+) -> AbstractContextManager[None]:
+    access = console.Access(server.state / "console")
+    app = coordinator_console(board, access=access, control=control, hosts=server.console_hosts)
+    return console.serving(
+        app,
+        address=server.console_bind,
+        port=server.console_port,
+        setting="console_port in [server]",
+    )
 
 
 def _plan_for(plan: RunPlan, roster: Roster) -> RunPlan:

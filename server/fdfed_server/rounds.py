@@ -32,6 +32,7 @@ from fdfed_server.asking import ask
 from fdfed_server.flower import site_nodes
 from fdfed_server.hub import ExchangeHub
 from fdfed_server.observer import Observer
+from fdfed_server.run_control import RunControl
 from fdfed_server.run_state import GlobalModel, RunState, save_state
 from fdfed_server.secret_relay import SecretRelay, asking_over
 from fdfed_server.strategy import SiteReply, Strategy, TrainedRound
@@ -57,6 +58,7 @@ class RoundLoop:
         poll_seconds: pause between two looks for a reply or a site.
         secrets: has the sites make a secret for each round that exchanges; None where it follows
             from the plan, as in a simulation.
+        control: through which an operator pauses and stops the run; None where nobody does.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class RoundLoop:
         observer: Observer | None = None,
         poll_seconds: float = 0.05,
         secrets: SecretRelay | None = None,
+        control: RunControl | None = None,
     ) -> None:
         self._strategy = strategy
         self._hub = hub
@@ -75,6 +78,7 @@ class RoundLoop:
         self._observer = observer or Observer()
         self._poll_seconds = poll_seconds
         self._secrets = secrets
+        self._control = control
         self._prepared: dict[str, Prepared] = {}
 
     def run(self, grid: Grid, state: RunState) -> RunOutcome:
@@ -92,6 +96,8 @@ class RoundLoop:
         else:
             self._join(grid, state, needed=len(plan.sites))
         while not state.finished:
+            if self._control is not None:
+                self._control.await_permission()
             state = self._round(grid, state)
             if self._folder is not None:
                 save_state(self._folder, state)
