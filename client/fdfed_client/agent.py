@@ -18,6 +18,7 @@ from fdfed.training.device import resolve_device
 from fdfed.training.site_state import SiteStore
 from fdfed_client.app import build_client_app
 from fdfed_client.config import SiteConfig
+from fdfed_client.egress import EgressGate, FrameGate
 from fdfed_client.exchange import ExchangeStream
 from fdfed_client.exchange_identity import SiteIdentity
 from fdfed_client.flower import run_node
@@ -93,33 +94,34 @@ def run_agent(
         pinned.suite.value,
         pinned.fingerprint[:16],
     )
-    report = LocalReport(config.state / "local")
-    site = Site(
-        config.site,
-        lambda plan: _open(config, folder, plan, phantoms=phantoms),
-        SiteStore(config.state / "rounds"),
-        min_count=config.min_count,
-        min_patients=config.min_patients,
-        device=resolve_device(config.device),
-        open_exchange=lambda plan: _exchange(config, plan),
-        secret_of=group.secret_of,
-        make_secret=group.make,
-        take_roster=membership.adopt,
-        on_step=on_step,
-        on_result=report.add,
-    )
-    audit = AuditLog(config.state / "audit.log", key=read_signing_key(config.signing_key))
-    with audit, closing(site):
-        run_node(
-            build_client_app(site, audit=audit),
-            server=config.fleet_address,
-            root_certificates=_read(config.ca),
-            private_key=_read(config.node_key),
-            site=config.site,
-            state=config.state,
-            stop=stop,
-            on_event=on_event or log.info,
+    with AuditLog(config.state / "audit.log", key=read_signing_key(config.signing_key)) as audit:
+        gate = EgressGate(config.site, config.policy, min_count=config.min_count, audit=audit)
+        site = Site(
+            config.site,
+            lambda plan: _open(config, folder, plan, phantoms=phantoms),
+            SiteStore(config.state / "rounds"),
+            min_count=config.min_count,
+            min_patients=config.min_patients,
+            device=resolve_device(config.device),
+            open_exchange=lambda plan: _exchange(config, plan, gate.frames),
+            secret_of=group.secret_of,
+            make_secret=group.make,
+            take_roster=membership.adopt,
+            on_step=on_step,
+            on_result=LocalReport(config.state / "local").add,
         )
+        with closing(site):
+            run_node(
+                build_client_app(site, admit_plan=gate.admit_plan),
+                gate=gate,
+                server=config.fleet_address,
+                root_certificates=_read(config.ca),
+                private_key=_read(config.node_key),
+                site=config.site,
+                state=config.state,
+                stop=stop,
+                on_event=on_event or log.info,
+            )
     log.info("the audit log ends with the hash %s", audit.head)
 
 
@@ -148,7 +150,7 @@ def _tell_of_patients(images: SiteData, floor: int) -> None:
         )
 
 
-def _exchange(config: SiteConfig, plan: RunPlan) -> ExchangeStream:
+def _exchange(config: SiteConfig, plan: RunPlan, gate: FrameGate) -> ExchangeStream:
     identity = SiteIdentity(
         certificate=_read(config.certificate),
         key=_read(config.key),
@@ -156,7 +158,7 @@ def _exchange(config: SiteConfig, plan: RunPlan) -> ExchangeStream:
         server_hpke_key=HpkePublicKey.read(config.server_hpke_key),
     )
     patience = plan.exchange.deadline_seconds + _REPLY_SLACK_SECONDS
-    return ExchangeStream(config.exchange_address, identity, reply_seconds=patience)
+    return ExchangeStream(config.exchange_address, identity, reply_seconds=patience, gate=gate)
 
 
 def _read(path: Path) -> bytes:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fdfed.config import Frozen, SiteName, parse, read_toml
+from fdfed_client.egress import Policy
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -55,6 +56,9 @@ class SiteConfig(Frozen):
     min_count: int = Field(default=3, ge=1)
     """Fewest images behind a score that this site hands on. The plan may ask for more, never for
     fewer."""
+
+    policy: Policy = Policy()
+    """What may leave this hospital, whatever a coordinator asks."""
 
     @property
     def fleet_address(self) -> str:

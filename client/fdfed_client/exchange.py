@@ -19,6 +19,7 @@ from fdfed.exchange import (
     StatsRecorder,
 )
 from fdfed.exchange import exchange_pb2 as pb
+from fdfed_client.egress import FrameGate
 from fdfed_client.exchange_connection import ExchangeConnection, may_pass
 from fdfed_client.exchange_identity import InsecureIdentity, SiteIdentity
 from fdfed_client.exchange_link import Answer, ExchangeLink, refusal_of
@@ -36,6 +37,7 @@ class ExchangeStream:
         *,
         reply_seconds: float,
         connect_seconds: float = 5.0,
+        gate: FrameGate | None = None,
     ) -> None:
         """
         Args:
@@ -44,6 +46,7 @@ class ExchangeStream:
             reply_seconds: how long to wait for an answer; longer than the hub's own deadline, at
                 which it answers in any case.
             connect_seconds: how long one attempt to connect may take.
+            gate: clears each frame before it leaves; None is for tests.
         """
         if not (reply_seconds > 0 and connect_seconds > 0):
             raise InvalidInput(
@@ -54,7 +57,11 @@ class ExchangeStream:
         self._stats = StatsRecorder()
         self._connection = ExchangeConnection(
             lambda: ExchangeLink(
-                address, identity, connect_seconds=connect_seconds, reply_seconds=reply_seconds
+                address,
+                identity,
+                connect_seconds=connect_seconds,
+                reply_seconds=reply_seconds,
+                gate=gate,
             )
         )
 

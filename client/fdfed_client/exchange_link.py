@@ -30,6 +30,7 @@ from fdfed.exchange import (
 )
 from fdfed.exchange import exchange_pb2 as pb
 from fdfed.exchange import exchange_pb2_grpc as pb_grpc
+from fdfed_client.egress import FrameGate
 from fdfed_client.exchange_identity import InsecureIdentity, SiteIdentity
 
 
@@ -56,6 +57,7 @@ class ExchangeLink:
         *,
         connect_seconds: float,
         reply_seconds: float,
+        gate: FrameGate | None = None,
     ) -> None:
         """Connects and greets.
 
@@ -64,6 +66,7 @@ class ExchangeLink:
             identity: who this site is.
             connect_seconds: bound on connecting and greeting together.
             reply_seconds: bound on every later answer.
+            gate: clears each frame before it is sealed; None is for tests.
 
         Raises:
             HubUnavailable: if the hub is not there, or does not answer in time.
@@ -72,6 +75,7 @@ class ExchangeLink:
             FrameRefused: if the hub does not take this site, or speaks another version.
         """
         self._address = address
+        self._gate = gate
         self._limit = connect_seconds
         self._due: float | None = None
         self._closed = threading.Event()
@@ -104,9 +108,14 @@ class ExchangeLink:
             HubUnavailable: if the connection is lost, or nothing comes in time.
             CryptoError: if the answer is not the next one that the hub sealed.
             FrameRefused: if the content is too large for the hub.
+            RefusedByPolicy: if the site's own rules hold it back.
         """
-        message = pb.SiteFrame(sealed=self._session.seal(content.SerializeToString()))
+        gate = self._gate
+        data = content.SerializeToString() if gate is None else gate.release(content)
+        message = pb.SiteFrame(sealed=self._session.seal(data))
         reply = self._next(message)
+        if gate is not None:
+            gate.received(reply.ByteSize())
         return Answer(self._unsealed(self._session, reply), message.ByteSize(), reply.ByteSize())
 
     def _next(self, message: pb.SiteFrame | None) -> pb.HubFrame:

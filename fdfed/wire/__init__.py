@@ -24,7 +24,7 @@ from fdfed.wire.messages import (
     TrainInstruction,
     TrainResult,
 )
-from fdfed.wire.record import FORMAT, Part, footprint
+from fdfed.wire.record import FORMAT, Part, caption, footprint, without_weights
 from fdfed.wire.weights import Weights
 
 __all__ = [
@@ -41,5 +41,7 @@ __all__ = [
     "TrainInstruction",
     "TrainResult",
     "Weights",
+    "caption",
     "footprint",
+    "without_weights",
 ]

@@ -30,6 +30,7 @@ _MAX_MAGNITUDE: Final = 1e12
 """Of a loss, an α, a time: far above any real one, and so small that no mean over sites overflows
 into an infinity that the other sites would be sent."""
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_KIND: Final = re.compile(r"[a-z][a-z-]{0,31}")
 _RUN_ID: Final = re.compile(r"[0-9a-f]{16,64}")
 
 Part = Literal["validation", "test"]
@@ -72,6 +73,34 @@ def footprint(record: RecordDict) -> tuple[int, str]:
                 digest.update(len(piece).to_bytes(8, "big"))
                 digest.update(piece)
     return size, digest.hexdigest()
+
+
+def without_weights(record: RecordDict) -> tuple[int, str]:
+    """The footprint of all of a record but its weights and the list of them."""
+    rest = RecordDict({part: value for part, value in record.items() if part != _WEIGHTS})
+    header = rest.get(_HEADER)
+    if isinstance(header, ConfigRecord):
+        rest[_HEADER] = ConfigRecord({key: v for key, v in header.items() if key != "tensors"})
+    return footprint(rest)
+
+
+def caption(record: RecordDict) -> dict[str, str | int]:
+    """Kind, run, round and attempt of a record, which may be a stranger's, as far as its header has
+    them in the agreed form: what an audit log says of it."""
+    header = record.get(_HEADER)
+    found: dict[str, str | int] = {"kind": "unknown"}
+    if not isinstance(header, ConfigRecord):
+        return found
+    kind, run = header.get("kind"), header.get("run_id")
+    if isinstance(kind, str) and _KIND.fullmatch(kind):
+        found["kind"] = kind
+    if isinstance(run, str) and _RUN_ID.fullmatch(run):
+        found["run"] = run
+    for name, short in (("server_round", "round"), ("attempt", "attempt")):
+        value = header.get(name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            found[short] = value
+    return found
 
 
 def as_vector(aggregate: Aggregate) -> NDArray[np.float64]:

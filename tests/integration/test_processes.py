@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ import safetensors.numpy
 import tomli_w
 import torch
 
+from fdfed.audit import exported, verify
 from fdfed.config import RunPlan
 from fdfed.simulation import simulate
 from fdfed_server.config import FederationConfig
@@ -176,8 +178,23 @@ def test_separate_processes_over_tls_end_and_equal_the_simulation_bit_for_bit(
         deployment.await_log(site, "evaluate message answered")
         local = list((deployment.folder / "sites" / site / "state" / "local").glob("*/images.csv"))
         assert len(local) == 1, "the site's own report is missing"
-        assert (deployment.folder / "sites" / site / "state" / "audit.log").exists()
+        assert_audited(deployment, site)
     assert_equal_bits(model_of(deployment), simulated(deployment, tmp_path / "simulation"))
+
+
+def assert_audited(deployment: Deployment, site: str) -> None:
+    """The site's log is sound, and has a line for each thing that left."""
+    verdict = verify(deployment.folder / "sites" / site / "state")
+    assert verdict.findings == []
+    lines = [json.loads(line) for line in exported(deployment.folder / "sites" / site / "state")]
+    left = Counter((x["kind"], x.get("state")) for x in lines if x["direction"] == "out")
+    assert left["prepared", None] == 1
+    assert left["trained", None] == RUN["rounds"]
+    # One round of phase 2.
+    assert left["prototypes", "begun"] == left["prototypes", "ended"] == 1
+    (ended,) = [line for line in lines if line.get("state") == "ended"]
+    assert ended["frames"] == RUN["steps_per_round"]
+    assert not [line for line in lines if line.get("decision") == "refused"]
 
 
 @pytest.mark.slow

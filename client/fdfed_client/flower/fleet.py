@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import email.utils
 import ssl
+from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import Final
 
@@ -34,6 +35,7 @@ from flwr.proto.message_pb2 import (
     PushObjectRequest,
 )
 from flwr.proto.node_pb2 import Node
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import (
     ObjectPullError,
     ObjectPushError,
@@ -45,6 +47,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from fdfed.errors import CryptoError, RefusedByPolicy
+from fdfed_client.egress import Cleared
 
 _READ_BYTES: Final = 2**16
 
@@ -64,6 +67,7 @@ class Fleet:
         root_certificates: PEM of the consortium's authority; no other is trusted.
         private_key: text of the node's key file, elliptic curve, OpenSSH.
         heartbeat_seconds: the SuperLink counts the node as gone after twice this without a sign.
+        admit: given path and size of each request before it leaves; raises to hold it back.
     """
 
     def __init__(
@@ -74,11 +78,13 @@ class Fleet:
         *,
         heartbeat_seconds: float,
         max_bytes: int,
+        admit: Callable[[str, int], None],
     ) -> None:
         key = load_node_key(private_key)
         self._public_key = public_key_to_bytes(key.public_key())
         self._interval = heartbeat_seconds
-        self._transport = _Transport(root_certificates, max_bytes)
+        self._transport = _Transport(root_certificates, max_bytes, admit)
+        self._announced: frozenset[str] = frozenset()
         self._client = FleetHttpClient.from_server_address(
             server,
             False,
@@ -134,9 +140,11 @@ class Fleet:
         self._client.ConfirmMessageReceived(request)
 
     def push(
-        self, node_id: int, reply: Message, tree: ObjectTree, seconds: float
+        self, node_id: int, cleared: Cleared, tree: ObjectTree, seconds: float
     ) -> tuple[set[str], str]:
         """Announces a reply; the objects to upload, and the upload's session."""
+        reply = cleared.message
+        self._announced = frozenset(get_all_nested_objects(reply))
         request = PushMessagesRequest(
             node=Node(node_id=node_id),
             messages_list=[message_to_proto(remove_content_from_message(reply))],
@@ -149,7 +157,10 @@ class Fleet:
     def push_object(
         self, node_id: int, run_id: int, session_id: str, object_id: str, content: bytes
     ) -> None:
-        """Uploads one object; `ObjectPushError` if the session has ended."""
+        """Uploads one object of the reply that was announced; `ObjectPushError` if the session has
+        ended."""
+        if object_id not in self._announced:
+            raise RefusedByPolicy("an object that is of no cleared reply was held back")
         request = PushObjectRequest(
             node=Node(node_id=node_id),
             run_id=run_id,
@@ -168,7 +179,9 @@ class _Transport:
     interceptors this one never calls the next, so it needs no part of the client replaced.
     """
 
-    def __init__(self, root_certificates: bytes, max_bytes: int) -> None:
+    def __init__(
+        self, root_certificates: bytes, max_bytes: int, admit: Callable[[str, int], None]
+    ) -> None:
         try:
             context = ssl.create_default_context(cadata=root_certificates.decode("ascii"))
         except (ssl.SSLError, UnicodeDecodeError) as err:
@@ -178,13 +191,16 @@ class _Transport:
         # Proxies of the environment are honoured: a hospital may have no other way out.
         self._client = httpx.Client(verify=context, follow_redirects=False)
         self._max_bytes = max_bytes
+        self._admit = admit
 
     def close(self) -> None:
         self._client.close()
 
     def intercept(self, context: ProtobufRequestContext, _: ProtobufCall) -> httpx.Response:
+        request = context.request
+        self._admit(request.url.path, len(request.content))
         content = bytearray()
-        response = self._client.send(context.request, stream=True)
+        response = self._client.send(request, stream=True)
         with closing(response):
             for chunk in response.iter_bytes(_READ_BYTES):
                 content += chunk
@@ -200,7 +216,7 @@ class _Transport:
             if name not in ("content-encoding", "content-length", "transfer-encoding")
         ]
         return httpx.Response(
-            response.status_code, headers=headers, content=bytes(content), request=context.request
+            response.status_code, headers=headers, content=bytes(content), request=request
         )
 
 

@@ -31,6 +31,7 @@ from flwr.supercore.inflatable.inflatable_utils import (
 )
 
 from fdfed.errors import FdfedError, InvalidInput, WireError
+from fdfed_client.egress import Cleared, EgressGate, PolicyRefusal, public_reason
 from fdfed_client.flower.environment import prepare_process
 from fdfed_client.flower.fleet import Fleet, MessageTooLarge
 from fdfed_client.flower.link import Heartbeat, Link, MembershipLost, RequestRefused, Stopping
@@ -56,6 +57,7 @@ _MAX_HEARTBEAT: Final = 1800.0
 def run_node(
     app: ClientApp,
     *,
+    gate: EgressGate,
     server: str,
     root_certificates: bytes,
     private_key: bytes,
@@ -70,10 +72,11 @@ def run_node(
 ) -> None:
     """Serves the coordinator until `stop` is set: a message at a time, in this thread.
 
-    Outages of the coordinator are waited out. An exception of the app becomes an error reply that
-    names its class and nothing else.
+    Outages of the coordinator are waited out. An exception of the app becomes an error reply with
+    one of a few fixed sentences.
 
     Args:
+        gate: clears every reply and every request before it leaves.
         server: `host:port` of the coordinator's fleet port.
         root_certificates: PEM of the consortium's authority.
         private_key: OpenSSH text of the node's elliptic-curve key.
@@ -87,6 +90,7 @@ def run_node(
 
     Raises:
         CryptoError: if the coordinator does not know the key, or is not who it should be.
+        RefusedByPolicy: if a request would leave that no rule allows.
         InvalidInput: if `heartbeat_seconds` is out of bounds.
     """
     if not _MIN_HEARTBEAT <= heartbeat_seconds <= _MAX_HEARTBEAT:
@@ -100,6 +104,7 @@ def run_node(
         private_key,
         heartbeat_seconds=heartbeat_seconds,
         max_bytes=max_message_bytes,
+        admit=gate.call,
     )
     tell = on_event or _log.info
     link = Link(
@@ -110,7 +115,7 @@ def run_node(
         patience=2 * heartbeat_seconds + 5 if key_patience is None else key_patience,
         tell=tell,
     )
-    node = _Node(app, fleet, link, site=site, max_bytes=max_message_bytes, tell=tell)
+    node = _Node(app, fleet, link, gate=gate, site=site, max_bytes=max_message_bytes, tell=tell)
     try:
         while not stop.is_set():
             node.serve(stop, poll_seconds)
@@ -134,6 +139,7 @@ class _Node:
         fleet: Fleet,
         link: Link,
         *,
+        gate: EgressGate,
         site: str,
         max_bytes: int,
         tell: Callable[[str], None],
@@ -141,6 +147,7 @@ class _Node:
         self._app = app
         self._fleet = fleet
         self._link = link
+        self._gate = gate
         self._site = site
         self._max_bytes = max_bytes
         self._tell = tell
@@ -150,6 +157,7 @@ class _Node:
     def serve(self, stop: threading.Event, poll_seconds: float) -> None:
         """One membership: joins, and answers messages until told to stop or no longer a member."""
         self._node_id = self._link.join()
+        self._gate.note_connection("joined")
         try:
             with self._link.heartbeat(self._node_id) as heart:
                 while not stop.is_set():
@@ -158,6 +166,7 @@ class _Node:
         except MembershipLost as err:
             self._tell(f"the connection must be made anew: {err}")
         finally:
+            self._gate.note_connection("left")
             self._link.leave(self._node_id)
 
     def _next(self, heart: Heartbeat) -> bool:
@@ -172,12 +181,13 @@ class _Node:
         envelope, tree = found
         began = time.monotonic()
         try:
-            reply = self._fetch_and_answer(envelope, tree)
-            self._send(reply, time.monotonic() - began)
+            cleared = self._cleared(self._fetch_and_answer(envelope, tree), envelope)
+            self._send(cleared, time.monotonic() - began)
         except (RequestRefused, ObjectPullError, ObjectPushError) as err:
             # The run has ended meanwhile, or the coordinator sends the round anew.
             self._tell(f"a {envelope.metadata.message_type} message came to nothing: {err}")
         else:
+            reply = cleared.message
             outcome = f"refused ({reply.error.reason})" if reply.has_error() else "answered"
             self._tell(
                 f"{envelope.metadata.message_type} message {outcome} after "
@@ -191,7 +201,16 @@ class _Node:
         except FdfedError as err:
             _log.warning("a message was refused: %s", err)
             return _error_reply(envelope, err)
+        self._gate.arrived(message)
         return self._answer(message)
+
+    def _cleared(self, reply: Message, asked: Message) -> Cleared:
+        """The reply as it may leave; one that may not becomes the failure that says so."""
+        kind = asked.metadata.message_type
+        try:
+            return self._gate.clear(reply, asked=kind)
+        except PolicyRefusal as err:
+            return self._gate.clear(_error_reply(asked, err), asked=kind)
 
     def _fetch(self, envelope: Message, tree: ObjectTree) -> Message:
         """The whole message that `envelope` announces.
@@ -252,25 +271,27 @@ class _Node:
             )
         return self._context
 
-    def _send(self, reply: Message, seconds: float) -> None:
+    def _send(self, cleared: Cleared, seconds: float) -> None:
+        reply = cleared.message
         # The id is the hash of the finished reply. `Metadata.message_id` has no setter: Flower's
         # own node writes it in this way, just before the reply leaves.
         reply.metadata.__dict__["_message_id"] = reply.object_id
         for attempt in range(1, _UPLOADS + 1):
             try:
-                self._upload(reply, seconds)
+                self._upload(cleared, seconds)
             except ObjectPushError:
                 if attempt == _UPLOADS:
                     raise
             else:
                 return
 
-    def _upload(self, reply: Message, seconds: float) -> None:
+    def _upload(self, cleared: Cleared, seconds: float) -> None:
+        reply = cleared.message
         attempt, node_id, run_id = self._link.attempt, self._node_id, reply.metadata.run_id
         with no_object_id_recompute():
             tree = get_object_tree(reply)
             objects = get_all_nested_objects(reply)
-            wanted, session = attempt(self._fleet.push, node_id, reply, tree, seconds)
+            wanted, session = attempt(self._fleet.push, node_id, cleared, tree, seconds)
             push_objects(
                 objects,
                 lambda object_id, content: attempt(
@@ -281,9 +302,9 @@ class _Node:
 
 
 def _error_reply(message: Message, err: Exception) -> Message:
-    """A reply that says which class of error came up. Never its text: that may hold a path, a
+    """A reply that says what kind of error came up. Never its text: that may hold a path, a
     patient's name or a value."""
-    return Message(Error(_APP_RAISED, type(err).__name__), reply_to=message)
+    return Message(Error(_APP_RAISED, public_reason(err)), reply_to=message)
 
 
 def _rebuilt(envelope: Message, contents: dict[str, bytes]) -> Message:
