@@ -21,13 +21,15 @@ from fdfed.errors import InvalidInput
 
 Model = TypeVar("Model", bound=BaseModel)
 LossName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+-]{0,62}$")]
-StrategyName = Literal["fdfed", "fedavg", "fedprox", "fedbn", "local", "pooled"]
+StrategyName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 AlphaMode = Literal["dual", "ramp", "paper", "fixed"]
 Aggregation = Literal["plain", "masked"]
 SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 LOSS_NAMES: Final = ("seg", "fd", "fd+exch", "con", "deeps")
 """The losses that need no other package."""
+STRATEGY_NAMES: Final = ("fdfed", "fedavg", "fedprox", "fedbn", "local", "pooled")
+"""The strategies that need no other package."""
 DISCREPANCY_LOSSES: Final = ("fd", "fd+exch")
 
 PHASE_1_SHARE = 100 / 175
@@ -167,6 +169,8 @@ class RunPlan(Frozen):
     split: SplitPlan = SplitPlan()
 
     strategy: StrategyName = "fdfed"
+    """Which tensors travel and what follows from their mean: a built-in name, or what an installed
+    package offers under `fdfed.strategies`."""
     loss: LossName | None = None
     """`None` is the strategy's own: `fd+exch` for `fdfed`, else `seg`. `con` (supervised pixel
     contrast) and `deeps` (deep supervision) are added to L_seg for comparison, and so is what an
@@ -232,13 +236,8 @@ class RunPlan(Frozen):
             raise ValueError(
                 f"quorum = {self.quorum} can never be met by {len(self.sites)} site(s); lower it"
             )
-        known = (
-            LOSS_NAMES if self.effective_loss in LOSS_NAMES else plugins.installed("fdfed.losses")
-        )
-        if self.effective_loss not in known:
-            raise ValueError(
-                plugins.unknown("fdfed.losses", self.effective_loss, built_in=LOSS_NAMES)
-            )
+        _check_known("fdfed.losses", self.effective_loss, LOSS_NAMES)
+        _check_known("fdfed.strategies", self.strategy, STRATEGY_NAMES)
         if self.precision == "auto" and self.exchange.blinding == "deterministic":
             raise ValueError(
                 "precision = auto follows the clock, and exchange.blinding = deterministic is for "
@@ -337,6 +336,11 @@ class RunPlan(Frozen):
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, in hexadecimal."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+def _check_known(group: plugins.Group, name: str, built_in: tuple[str, ...]) -> None:
+    if name not in built_in and name not in plugins.installed(group):
+        raise ValueError(plugins.unknown(group, name, built_in=built_in))
 
 
 def parse(model: type[Model], values: Any, *, source: str) -> Model:

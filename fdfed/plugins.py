@@ -1,24 +1,29 @@
-"""Networks and losses of other installed packages, found by their entry points.
+"""What other installed packages offer, found by their entry points.
 
-A package offers one under the group `fdfed.networks` or `fdfed.losses` (`docs/EXTENDING.md`). What
-was installed on a machine is all that a name can reach there: a run plan, which comes from the
-coordinator, chooses among the names and brings no code. Nothing of a package is imported before a
-plan names what it offers, and no package can take the place of a built-in name.
+A package offers a network, a loss, a strategy or the layout of a data set under one of the groups
+below (`docs/EXTENDING.md`). What was installed on a machine is all that a name can reach there: a
+run plan, which comes from the coordinator, chooses among the names and brings no code. Nothing of a
+package is imported before its name is used, and no package can take the place of a built-in name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from fdfed.errors import InvalidInput
 
-Group = Literal["fdfed.networks", "fdfed.losses"]
+Group = Literal["fdfed.networks", "fdfed.losses", "fdfed.strategies", "fdfed.datasets"]
 Kind = TypeVar("Kind")
 
-_SETTINGS: Final[dict[Group, str]] = {"fdfed.networks": "network", "fdfed.losses": "loss"}
-"""The setting of the run plan that names an entry of the group."""
+_SETTINGS: Final[dict[Group, str]] = {
+    "fdfed.networks": "network",
+    "fdfed.losses": "loss",
+    "fdfed.strategies": "strategy",
+    "fdfed.datasets": "layout",
+}
+"""The setting that names an entry of the group: of the run plan, and `layout` of a data folder."""
 
 
 def installed(group: Group) -> tuple[str, ...]:
@@ -29,9 +34,10 @@ def installed(group: Group) -> tuple[str, ...]:
 def unknown(group: Group, name: str, *, built_in: Sequence[str]) -> str:
     """What to tell a person whose plan names what is neither built in nor installed here."""
     known = ", ".join(dict.fromkeys((*built_in, *installed(group))))
+    where = "at this site" if group == "fdfed.datasets" else "on the coordinator and at every site"
     return (
         f"{_SETTINGS[group]} = {name} is not known here; use one of: {known}; or install the "
-        "package that offers it, on the coordinator and at every site"
+        f"package that offers it, {where}"
     )
 
 
@@ -45,6 +51,34 @@ def load(group: Group, name: str, kind: type[Kind], *, built_in: Sequence[str]) 
         InvalidInput: if no package offers it, several do, it cannot be imported, or it is not
             such a class.
     """
+    entry = _entry(group, name, built_in=built_in)
+    loaded = _import(entry)
+    if not (isinstance(loaded, type) and issubclass(loaded, kind)):
+        raise InvalidInput(
+            f"{name} of {_package(entry)} ({entry.value}) is no subclass of {kind.__name__}; see "
+            "docs/EXTENDING.md for what it must be"
+        )
+    return loaded
+
+
+def load_function(group: Group, name: str, *, built_in: Sequence[str]) -> Callable[..., Any]:
+    """The function that an installed package offers under `name`.
+
+    Raises:
+        InvalidInput: as `load`, or if it cannot be called.
+    """
+    entry = _entry(group, name, built_in=built_in)
+    loaded = _import(entry)
+    if isinstance(loaded, type) or not callable(loaded):
+        raise InvalidInput(
+            f"{name} of {_package(entry)} ({entry.value}) is no function; see docs/EXTENDING.md "
+            "for what it must be"
+        )
+    function: Callable[..., Any] = loaded
+    return function
+
+
+def _entry(group: Group, name: str, *, built_in: Sequence[str]) -> EntryPoint:
     found = {entry.value: entry for entry in entry_points(group=group) if entry.name == name}
     if not found:
         raise InvalidInput(unknown(group, name, built_in=built_in))
@@ -54,20 +88,17 @@ def load(group: Group, name: str, kind: type[Kind], *, built_in: Sequence[str]) 
             f"{_SETTINGS[group]} = {name} is offered by several packages: {offers}; uninstall all "
             "but one, for which of them would be used is chance"
         )
-    (entry,) = found.values()
+    return next(iter(found.values()))
+
+
+def _import(entry: EntryPoint) -> Any:
     try:
-        loaded = entry.load()
+        return entry.load()
     except (ImportError, AttributeError) as err:
         raise InvalidInput(
-            f"{name} of {_package(entry)} cannot be imported ({err}); install that package again, "
-            "or correct its entry point"
+            f"{entry.name} of {_package(entry)} cannot be imported ({err}); install that package "
+            "again, or correct its entry point"
         ) from err
-    if not (isinstance(loaded, type) and issubclass(loaded, kind)):
-        raise InvalidInput(
-            f"{name} of {_package(entry)} ({entry.value}) is no subclass of {kind.__name__}; see "
-            "docs/EXTENDING.md for what it must be"
-        )
-    return loaded
 
 
 def _package(entry: EntryPoint) -> str:

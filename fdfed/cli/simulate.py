@@ -22,7 +22,8 @@ def simulate(
     network: Annotated[str | None, typer.Option(help="unet, attention-unet, …")] = None,
     loss: Annotated[str | None, typer.Option(help="seg, fd, fd+exch, con or deeps.")] = None,
     strategy: Annotated[
-        str | None, typer.Option(help="fdfed, fedavg, fedprox, fedbn, local or pooled.")
+        str | None,
+        typer.Option(help="fdfed, fedavg, fedprox, fedbn, local, pooled, or an installed one."),
     ] = None,
     method: Annotated[
         str | None,

@@ -1,10 +1,11 @@
 """A site's folder of images and masks, checked, split by patient and served in batches."""
 
-from fdfed.data.cases import PARTS, Case, Finding, FolderReport, Part
+from fdfed.data.cases import PARTS, Case, Finding, FolderReport, Listing, Part
 from fdfed.data.folder import check_site_folder
 from fdfed.data.folds import fold_of_patients, held_out_patients
 from fdfed.data.loading import image_size, load_image
 from fdfed.data.phantoms import KNOWN_SITES, write_phantoms
+from fdfed.data.pictures import UnusablePicture, read_image, read_mask
 from fdfed.data.planned import open_planned, write_planned_phantoms
 from fdfed.data.site import SiteData, SplitCounts, open_site, pool_sites
 from fdfed.data.splits import split_cases
@@ -15,9 +16,11 @@ __all__ = [
     "Case",
     "Finding",
     "FolderReport",
+    "Listing",
     "Part",
     "SiteData",
     "SplitCounts",
+    "UnusablePicture",
     "check_site_folder",
     "fold_of_patients",
     "held_out_patients",
@@ -26,6 +29,8 @@ __all__ = [
     "open_planned",
     "open_site",
     "pool_sites",
+    "read_image",
+    "read_mask",
     "split_cases",
     "write_phantoms",
     "write_planned_phantoms",

@@ -1,53 +1,31 @@
-"""From files to tensors: MONAI's loading chain with this project's reader and resizing."""
+"""From files to tensors: MONAI's chain with this project's reading and resizing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from monai.data.image_reader import ImageReader
 from monai.transforms.compose import Compose
-from monai.transforms.io.dictionary import LoadImaged
-from monai.transforms.utility.dictionary import EnsureTyped, Lambdad, SelectItemsd
+from monai.transforms.utility.dictionary import Lambdad, SelectItemsd
 from torch import Tensor
 from torch.nn import functional
 
-from fdfed.data.pictures import LUMA, UnusablePicture, picture_size, read_image, read_mask
+from fdfed.data.pictures import LUMA, UnusablePicture, picture_size, read_image
 from fdfed.errors import DataError, InvalidInput
-
-
-class _PictureReader(ImageReader):
-    """MONAI reader of one image or mask as (height, width, channels).
-
-    MONAI's `PILReader` swaps the spatial axes unless told otherwise, knows neither TIFF nor what
-    a mask's levels mean, and hands on 16-bit levels unscaled.
-    """
-
-    def __init__(self, *, is_mask: bool) -> None:
-        self._is_mask = is_mask
-
-    def verify_suffix(self, filename: Any) -> bool:
-        return True  # files are chosen by `check_site_folder`
-
-    def read(self, data: Any, **_: Any) -> np.ndarray:
-        path = Path(data if isinstance(data, str | Path) else data[0])
-        try:
-            return read_mask(path)[..., np.newaxis] if self._is_mask else read_image(path)
-        except UnusablePicture as err:
-            raise DataError(f"{path}: {err.reason}; {err.remedy}") from err
-
-    def get_data(self, img: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-        return img, {"original_channel_dim": -1, "spatial_shape": np.asarray(img.shape[:2])}
 
 
 def loading_chain(
     keys: Sequence[str], *, size: int, in_channels: int, crop: int | None = None
 ) -> Compose:
-    """MONAI transform from `{"image": path, "mask": path}` to `{"image": tensor, "mask": tensor}`.
+    """MONAI transform from what reads image and mask to `{"image": tensor, "mask": tensor}`.
+
+    It takes `{"image": case.load_image, "mask": case.load_mask}`. MONAI's own readers swap the
+    spatial axes unless told otherwise, know neither TIFF nor what a mask's levels mean, and hand on
+    16-bit levels unscaled.
 
     The image is float32 (in_channels, size, size) in [0, 1]; the mask float32 (1, size, size) of
     0 and 1. Both are stretched to the square: the aspect ratio is not kept, as in the paper.
@@ -64,23 +42,25 @@ def loading_chain(
     _check(size, in_channels)
     chain: list[Any] = []
     for key in keys:
-        is_mask = key == "mask"
-        chain.append(
-            LoadImaged(key, reader=_PictureReader, ensure_channel_first=True, is_mask=is_mask)
-        )
-        # Plain tensors: a MetaTensor would cost more in each training step than the step's own
-        # flips, and would carry the file's path into everything computed from it.
-        chain.append(EnsureTyped(key, track_meta=False))
-        if is_mask:
-            steps = [lambda mask: resize_mask(mask, shape=_shape(mask, size, crop))]
+        if key == "mask":
+            steps = [_read, lambda mask: resize_mask(mask, shape=_shape(mask, size, crop))]
         else:
             steps = [
+                _read,
                 lambda image: to_channels(image, in_channels),
                 lambda image: resize_image(image, shape=_shape(image, size, crop)),
             ]
+        # Plain tensors: a MetaTensor would cost more in each training step than the step's own
+        # flips, and would carry the file's path into everything computed from it.
         chain += [Lambdad(key, step, track_meta=False) for step in steps]
     chain.append(SelectItemsd(keys))
     return Compose(chain)
+
+
+def _read(read: Callable[[], np.ndarray]) -> Float[Tensor, "c h w"]:
+    pixels = np.atleast_3d(read())  # (height, width, channels)
+    # A copy: decoders hand out read-only memory.
+    return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), dtype=np.float32, order="C"))
 
 
 def load_image(

@@ -309,7 +309,7 @@ def _batch_shape(site: SiteData) -> tuple[int, int, int]:
 def _cache(cases: Sequence[Case], chain: Compose, progress: Progress | None) -> CacheDataset:
     """MONAI's in-memory data set of the cases as `chain` loads them, filled."""
     dataset = CacheDataset(
-        [{"image": case.image, "mask": case.mask} for case in cases],
+        [{"image": case.load_image, "mask": case.load_mask} for case in cases],
         transform=chain,
         runtime_cache=True,  # filled just below, because only so can progress be reported
         copy_cache=False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fdfed.config import RunPlan
+from fdfed.config import STRATEGY_NAMES, RunPlan
 from fdfed.evaluation.results import RunResults
 
 
@@ -62,6 +62,8 @@ def what_stayed(plan: RunPlan) -> str:
         stayed += ", and the weights"
     if plan.strategy == "fedbn":
         stayed += ", and the normalisation layers with their running statistics"
+    if plan.strategy not in STRATEGY_NAMES:
+        stayed += f", and what the strategy {plan.strategy} keeps of the weights"
     if plan.auxiliary_loss is not None:
         stayed += ", and the heads of the auxiliary loss"
     return stayed + "."

@@ -26,6 +26,7 @@ from fdfed.evaluation.results_files import (
 from fdfed.simulation.grid import Fault, InProcessGrid
 from fdfed.training.initialise import initial_network
 from fdfed.training.model_file import save_model
+from fdfed.training.sharing import local_names, shared_names
 from fdfed.training.site_state import SiteStore
 from fdfed_client.app import build_client_app
 from fdfed_client.local_results import case_views, image_rows
@@ -39,7 +40,8 @@ from fdfed_server.run_state import resume
 from fdfed_server.strategy import Strategy
 
 POOLED: Final = "pooled"
-_KEEPS_TENSORS: Final = ("local", "fedbn")
+_MODELS_OF_SITES: Final = ("local", "fedbn")
+"""Strategies that leave a model of every site, also with a network of which they keep nothing."""
 _POLL_SECONDS: Final = 0.005
 
 
@@ -115,7 +117,7 @@ def _check_plan(plan: RunPlan) -> None:
     """Finds what is wrong with the plan before images are read, which may take long.
 
     Raises:
-        InvalidInput: if there is no site, or the network cannot be made.
+        InvalidInput: if there is no site, or network or strategy cannot be made.
     """
     if not plan.sites:
         raise InvalidInput("a simulation needs at least one site; name them with --sites a,b")
@@ -124,7 +126,7 @@ def _check_plan(plan: RunPlan) -> None:
             f"a site is called {POOLED}, as strategy = pooled calls all images; rename its folder"
         )
     with torch.device("meta"):
-        initial_network(plan)
+        shared_names(initial_network(plan), plan.strategy)
 
 
 def _are_phantoms(opened: Mapping[str, SiteData]) -> bool:
@@ -277,12 +279,19 @@ class _Runner:
         write_images_csv(out / "images.csv", rows)
         cases = [view for name in self._data for view in self._views(name)]
         write_report(out / "report.html", results, cases=cases, per_image=rows)
-        if self._plan.strategy in _KEEPS_TENSORS:
+        if self._sites_have_models:
             # A site that missed the test holds other weights than its best ones.
             for name in outcome.test:
                 header = model_header(outcome.state, results, site=name)
                 path = out / "models" / f"{name}.safetensors"
                 save_model(path, self._sites[name].network.state_dict(), header)
+
+    @property
+    def _sites_have_models(self) -> bool:
+        strategy = self._plan.strategy
+        if strategy in _MODELS_OF_SITES:
+            return True
+        return any(local_names(site.network, strategy) for site in self._sites.values())
 
     def _scores(self, name: str) -> tuple[ImageScore, ...]:
         """The test scores of one site's images under the model that this site would use."""

@@ -22,14 +22,12 @@ from fdfed.networks import SegmentationNetwork
 from fdfed.prototypes import batch_prototypes, masked_prototypes
 from fdfed.training.initialise import initial_auxiliary, initial_network
 from fdfed.training.local_round import LocalRound, train_round_
-from fdfed.training.sharing import put_tensors_
+from fdfed.training.sharing import local_names, put_tensors_
 from fdfed.training.site_state import SiteStore
 from fdfed_server.run_state import RunState, load_state
 
 _BATCHES: Final = 4
 """Training batches of each site that the means are taken over."""
-
-_WITHOUT_COMMON_MODEL: Final = ("local", "pooled", "fedbn")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +76,9 @@ def diagnose(plan: RunPlan, sites: Mapping[str, SiteData], run: Path) -> dict[st
     Empty for strategies without one common model.
     """
     state = load_state(run / "state" / "run")
-    if state is None or plan.strategy in _WITHOUT_COMMON_MODEL:
-        return {}
     common = initial_network(plan).float()
+    if state is None or plan.strategy == "pooled" or local_names(common, plan.strategy):
+        return {}
     put_tensors_(common, state.model.weights)
     own = {name: _after_local_round(plan, state, common, sites[name], run) for name in sites}
     gradients = _gradients(plan, common, list(sites.values()), state)

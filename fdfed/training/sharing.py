@@ -12,27 +12,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
-from fdfed.config import StrategyName
-from fdfed.errors import WireError
+from fdfed.errors import InvalidInput, WireError
+from fdfed.strategies import create_strategy
 
 
-def shared_names(network: nn.Module, strategy: StrategyName) -> tuple[str, ...]:
+def shared_names(network: nn.Module, strategy: str) -> tuple[str, ...]:
     """Names of the tensors that the strategy exchanges, in the order of the state dict.
 
-    `local` shares none. `fedbn` keeps every tensor of a batch normalisation at the site (Li et al.
-    2021, arXiv:2102.07623, which keeps scale, shift and running statistics). All others share all.
+    Raises:
+        InvalidInput: if the strategy is not installed, or shares nothing and is not `local`, whose
+            sites are known to have no common model.
     """
-    names = tuple(network.state_dict())
-    if strategy == "local":
-        return ()
-    if strategy != "fedbn":
-        return names
-    kept = tuple(
-        f"{prefix}." for prefix, module in network.named_modules() if isinstance(module, _NormBase)
-    )
-    return tuple(name for name in names if not name.startswith(kept))
+    names = create_strategy(strategy).shared_names(network)
+    if not names and strategy != "local":
+        raise InvalidInput(
+            f"strategy = {strategy} keeps all tensors at the sites; use strategy = local for that"
+        )
+    return names
+
+
+def local_names(network: nn.Module, strategy: str) -> tuple[str, ...]:
+    """Names of the tensors that stay at each site: all others."""
+    shared = set(shared_names(network, strategy))
+    return tuple(name for name in network.state_dict() if name not in shared)
 
 
 def take_tensors(network: nn.Module, names: Sequence[str]) -> dict[str, NDArray[Any]]:

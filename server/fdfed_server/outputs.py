@@ -28,7 +28,7 @@ from fdfed.evaluation.results_files import write_results, write_rounds_csv
 from fdfed.exchange import ExchangeStats
 from fdfed.training.initialise import initial_network
 from fdfed.training.model_file import ModelHeader, SiteDice, save_model
-from fdfed.training.sharing import put_tensors_
+from fdfed.training.sharing import local_names, put_tensors_
 from fdfed.wire import EvaluateResult, Prepared
 from fdfed_server.rounds import RunOutcome
 from fdfed_server.run_state import UNKNOWN_SCORE, RunState
@@ -122,7 +122,7 @@ def write_common_model(folder: Path, state: RunState, results: RunResults) -> No
 def save_weights(
     path: Path, plan: RunPlan, weights: Mapping[str, NDArray[Any]], header: ModelHeader
 ) -> None:
-    """A model file of the plan's network with `weights`; tensors that they lack (FedBN's) keep
+    """A model file of the plan's network with `weights`; tensors that stay at the sites keep
     their initial values."""
     network = initial_network(plan)
     put_tensors_(network, weights)
@@ -138,7 +138,9 @@ def model_header(state: RunState, results: RunResults, *, site: str | None = Non
     plan = state.plan
     alpha = dict(zip(results.alpha, state.best.model.alpha.tolist(), strict=True))
     with torch.device("meta"):
-        taps = initial_network(plan).tap_names
+        network = initial_network(plan)
+    # Weights that each site completed with tensors of its own were not scored as they are here.
+    common = not local_names(network, plan.strategy)
     made_in = state.best.server_round
     if site is not None and plan.strategy == "local":
         made_in, _ = state.site_best.get(site, (0, UNKNOWN_SCORE))
@@ -149,7 +151,7 @@ def model_header(state: RunState, results: RunResults, *, site: str | None = Non
         in_channels=plan.in_channels,
         size=plan.size,
         crop=plan.crop,
-        taps=taps,
+        taps=network.tap_names,
         alpha=alpha,
         site=site,
         round=made_in or None,
@@ -157,14 +159,8 @@ def model_header(state: RunState, results: RunResults, *, site: str | None = Non
         dice={
             name: SiteDice(n=entry.n_scored, mean=entry.dice, sd=entry.dice_sd or 0.0)
             for name, entry in results.sites.items()
-            if _scored(plan, name, site) and entry.dice is not None and entry.n_scored
+            if (common if site is None else name == site)
+            and entry.dice is not None
+            and entry.n_scored
         },
     )
-
-
-def _scored(plan: RunPlan, name: str, site: str | None) -> bool:
-    """Whether the score of site `name` is one of the model of `site` (None: the common one)."""
-    if site is None:
-        # With FedBN every site scored the common weights with its own normalisation.
-        return plan.strategy != "fedbn"
-    return name == site

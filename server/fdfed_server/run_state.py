@@ -42,6 +42,8 @@ class GlobalModel:
     """One weight a tap."""
     target: NDArray[np.float64] | None = None
     """c of the dual update; None until the first round of phase 2 has been measured."""
+    memory: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """What the strategy hands from round to round (`fdfed.strategies.Averaging`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +179,7 @@ def _tensors(model: GlobalModel) -> dict[str, NDArray[Any]]:
     tensors = {
         f"weights.{name}": np.require(w, requirements="C") for name, w in model.weights.items()
     }
+    tensors |= {f"memory.{n}": np.require(v, requirements="C") for n, v in model.memory.items()}
     tensors["alpha"] = model.alpha
     if model.target is not None:
         tensors["target"] = model.target
@@ -190,11 +193,15 @@ def _save_model(path: Path, model: GlobalModel) -> None:
 
 def _load_model(path: Path) -> GlobalModel:
     tensors = safetensors.numpy.load(path.read_bytes())
-    start = "weights."
+
+    def below(start: str) -> dict[str, NDArray[Any]]:
+        return {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
+
     return GlobalModel(
-        weights={n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)},
+        weights=below("weights."),
         alpha=tensors["alpha"],
         target=tensors.get("target"),
+        memory=below("memory."),
     )
 
 

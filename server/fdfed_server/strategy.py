@@ -21,6 +21,7 @@ from fdfed.evaluation.results import RoundRecord, SiteRound, TapLoss, Traffic
 from fdfed.exchange import ExchangeStats, TapLayout
 from fdfed.layer_weights import aggregate as aggregate_alpha
 from fdfed.layer_weights import starting_alpha, target_of
+from fdfed.strategies import create_strategy
 from fdfed.training.initialise import initial_network
 from fdfed.training.local_round import tap_losses
 from fdfed.training.sharing import shared_names, take_tensors
@@ -80,7 +81,8 @@ class Strategy:
 
     What the plan's `strategy` changes: `fedprox` adds a term at the site, `fedbn` keeps the batch
     normalisation there, `local` keeps everything there; `fdfed` is federated averaging with the
-    loss `fd+exch`. The aggregation itself is the same.
+    loss `fd+exch`. One of an installed package may keep other tensors there, and may make something
+    else of the mean (`fdfed.strategies.Averaging`).
     """
 
     def __init__(self, plan: RunPlan) -> None:
@@ -89,6 +91,7 @@ class Strategy:
         self.plan = plan
         network = initial_network(plan)
         names = shared_names(network, plan.strategy)
+        self._averaging = create_strategy(plan.strategy)
         self.layout: TapLayout = layout_of(network)
         self._initial_weights = take_tensors(network, names)
         self._trained = frozenset(dict(network.named_parameters())) & frozenset(names)
@@ -286,7 +289,8 @@ class Strategy:
         )
         return replace(
             state,
-            model=replace(state.best.model, alpha=alpha),
+            # As the sites' optimisers: what was remembered belongs to another objective.
+            model=replace(state.best.model, alpha=alpha, memory={}),
             best=replace(state.best, score=UNKNOWN_SCORE),
             site_best={site: (n, UNKNOWN_SCORE) for site, (n, _) in state.site_best.items()},
             warm_start_round=state.best.server_round,
@@ -343,7 +347,8 @@ class Strategy:
         accepted: _Accepted,
     ) -> TrainedRound:
         results = accepted.results
-        weights = average.result()
+        mean = average.result()
+        weights, memory = self._averaging.advance(state.model.weights, mean, state.model.memory)
         shares = np.array([r.num_examples / average.examples for r in results.values()])
         fd = np.stack([r.fd for r in results.values()])
         exch = np.stack([r.exch for r in results.values()])
@@ -364,7 +369,7 @@ class Strategy:
         return TrainedRound(
             server_round=server_round,
             attempt=attempt,
-            model=GlobalModel(weights=weights, alpha=alpha, target=target),
+            model=GlobalModel(weights=weights, alpha=alpha, target=target, memory=memory),
             alpha_used=state.model.alpha,
             sites=sites,
             accepted=tuple(results),
@@ -377,7 +382,7 @@ class Strategy:
                 up=accepted.bytes_up + sum(stats.bytes_up for stats in exchanges),
                 down=sent + sum(stats.bytes_down for stats in exchanges),
             ),
-            drift=average.drift(weights) if self._trained else None,
+            drift=average.drift(mean) if self._trained else None,
         )
 
     def _next_alpha(

@@ -1,25 +1,31 @@
-"""Networks and losses of other installed packages."""
+"""Networks, losses, strategies and layouts of other installed packages, as the page has them."""
 
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fdfed import plugins
 from fdfed.config import RunPlan, parse
+from fdfed.data import check_site_folder
 from fdfed.errors import InvalidInput
 from fdfed.losses import create_auxiliary_loss
 from fdfed.networks import create_network
+from fdfed.strategies import create_strategy
 from fdfed.training.initialise import initial_auxiliary, initial_network
 from fdfed.training.local_round import LocalRound, train_round_
 from fdfed.training.model_file import ModelHeader, load_model, save_model
+from fdfed.training.sharing import local_names
 
 ROOT = Path(__file__).parents[3]
 
@@ -30,7 +36,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page, flags=re.M | re.S)
 
 
-NETWORK, LOSS = blocks("python")
+NETWORK, LOSS, STRATEGY, LAYOUT = blocks("python")
 
 
 def entry_points_of_the_page() -> str:
@@ -69,6 +75,8 @@ def two_step(install: Install) -> None:
         entry_points_of_the_page() + "\n[fdfed.networks]\nunet = two_step_network:TwoStep",
         two_step_network=NETWORK,
         small_tap_loss=LOSS,
+        personal_head_strategy=STRATEGY,
+        clinic_layout=LAYOUT,
     )
 
 
@@ -79,6 +87,18 @@ class Squares:
         mask = torch.zeros(2, 1, 16, 16)
         mask[:, :, 4:10, 5:11] = 1
         return 0.2 + 0.5 * mask, mask
+
+
+def test_a_seventh_network_takes_two_files() -> None:
+    """A module, and the package's own description, which are the two blocks of the page."""
+    description = blocks("toml")[1]
+    assert tomllib.loads(description)["project"]["entry-points"] == {
+        "fdfed.networks": {"two-step": "two_step_network:TwoStep"}
+    }
+    assert "two_step_network.py" in description
+    assert re.findall(r"^from fdfed\S* import", NETWORK, flags=re.M) == [
+        "from fdfed.networks import"
+    ]
 
 
 def plan_of(**changes: object) -> RunPlan:
@@ -140,7 +160,9 @@ def test_nothing_of_a_package_is_imported_before_its_name_is_used() -> None:
     assert "two-step" in plugins.installed("fdfed.networks")
     plan_of(loss="small-tap")
     create_network("unet", in_channels=1, width=4)
-    assert not {"two_step_network", "small_tap_loss"} & sys.modules.keys()
+    plan_of(strategy="personal-head")
+    modules = {"two_step_network", "small_tap_loss", "personal_head_strategy", "clinic_layout"}
+    assert not modules & sys.modules.keys()
 
 
 def test_a_name_that_is_not_installed_is_refused_with_those_that_are(install: Install) -> None:
@@ -149,6 +171,8 @@ def test_a_name_that_is_not_installed_is_refused_with_those_that_are(install: In
         initial_network(plan_of())
     with pytest.raises(InvalidInput, match=r"loss = small-tap is not known here.*deeps, own; or"):
         plan_of(loss="small-tap")
+    with pytest.raises(InvalidInput, match=r"strategy = personal-head is not known here.*pooled; "):
+        plan_of(strategy="personal-head")
 
 
 def test_a_plan_from_the_coordinator_reaches_installed_names_alone() -> None:
@@ -156,6 +180,9 @@ def test_a_plan_from_the_coordinator_reaches_installed_names_alone() -> None:
     for loss in ("os:system", "../x", "torch.nn:Module", ""):
         with pytest.raises(InvalidInput, match="loss"):
             RunPlan.from_json(text.replace('"loss":"fd"', f'"loss":"{loss}"'))
+    for strategy in ("os:system", "fed+avg", "fedavg2"):
+        with pytest.raises(InvalidInput, match="strategy"):
+            RunPlan.from_json(text.replace('"strategy":"fdfed"', f'"strategy":"{strategy}"'))
     with pytest.raises(InvalidInput, match="is not known here"):
         create_network("os:system", in_channels=1)
 
@@ -189,6 +216,128 @@ def test_an_entry_that_is_no_loss_is_refused(install: Install) -> None:
     install("hospital", "[fdfed.losses]\nmine = two_step_network:TwoStep", two_step_network=NETWORK)
     with pytest.raises(InvalidInput, match="is no subclass of AuxiliaryLoss"):
         create_auxiliary_loss("mine", {"Enc1": 2})
+
+
+@pytest.mark.usefixtures("two_step")
+def test_a_strategy_of_another_package_decides_what_travels_and_what_the_mean_becomes() -> None:
+    network = create_network("two-step", in_channels=1, width=4)
+    assert local_names(network, "personal-head") == ("head.weight", "head.bias")
+    strategy = create_strategy("personal-head")
+    # v = (5 - 4) = 1, then 4 + 1; and v = 0.9 · 1 + (6 - 5) = 1.9, then 5 + 1.9.
+    first, memory = strategy.advance({"w": np.full(2, 4.0)}, {"w": np.full(2, 5.0)}, {})
+    assert first["w"].tolist() == [5.0, 5.0]
+    second, _ = strategy.advance(first, {"w": np.full(2, 6.0)}, memory)
+    np.testing.assert_allclose(second["w"], 6.9)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("two_step_network:TwoStep", "is no subclass of Averaging"),
+        ("personal_head_strategy:Absent", "cannot be imported"),
+    ],
+)
+def test_an_entry_that_is_no_strategy_is_refused(
+    install: Install, entry: str, message: str
+) -> None:
+    install(
+        "hospital",
+        f"[fdfed.strategies]\nmine = {entry}",
+        two_step_network=NETWORK,
+        personal_head_strategy=STRATEGY,
+    )
+    with pytest.raises(InvalidInput, match=message):
+        create_strategy("mine")
+
+
+def clinic(folder: Path) -> Path:
+    """Two patients of two images each, as the layout of the page has them."""
+    for number in range(4):
+        patient = folder / f"p{number // 2}"
+        patient.mkdir(parents=True, exist_ok=True)
+        levels = np.full((8, 8), 40 * number, dtype=np.uint8)
+        mask = np.zeros((8, 8), dtype=np.uint8)
+        mask[2:4, 2:4] = 255
+        Image.fromarray(levels).save(patient / f"{number}.png")
+        Image.fromarray(mask).save(patient / f"{number}_lesion.png")
+    return folder
+
+
+@pytest.mark.usefixtures("two_step")
+@pytest.mark.parametrize("named", [True, False])
+def test_a_layout_of_another_package_is_found_by_the_folders_name_or_by_its_file(
+    tmp_path: Path, named: bool
+) -> None:
+    folder = clinic(tmp_path / ("clinic" if named else "site"))
+    if not named:
+        assert not check_site_folder(folder).usable
+        (folder / "layout.txt").write_text("clinic\n")
+    report = check_site_folder(folder)
+    assert report.findings == ()
+    assert report.patients_known
+    assert [(case.name, case.patient) for case in report.cases] == [
+        ("p0-0", "p0"),
+        ("p0-1", "p0"),
+        ("p1-2", "p1"),
+        ("p1-3", "p1"),
+    ]
+    (folder / "p1" / "3_lesion.png").unlink()
+    (finding,) = check_site_folder(folder).findings
+    assert (finding.file, finding.reason) == ("p1/3.png", "has no mask")
+
+
+@pytest.mark.usefixtures("two_step")
+def test_what_is_wrong_with_pictures_of_another_layout_is_found_as_in_any(tmp_path: Path) -> None:
+    folder = clinic(tmp_path / "clinic")
+    shutil.copy(folder / "p0" / "0.png", folder / "p1" / "2.png")
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(
+        folder / "p0" / "1_lesion.png"
+    )
+    found = {finding.file: finding.reason for finding in check_site_folder(folder).findings}
+    assert "has 64 levels" in found["p0/1_lesion.png"]
+    assert "same pixels as p0/0.png of another patient" in found["p1/2.png"]
+
+
+def test_an_unknown_layout_is_a_finding_that_names_the_known_ones(
+    tmp_path: Path, install: Install
+) -> None:
+    install("hospital", "[fdfed.datasets]\nmine = clinic_layout:read", clinic_layout=LAYOUT)
+    (tmp_path / "layout.txt").write_text("os:system")
+    (finding,) = check_site_folder(tmp_path).findings
+    assert finding.file == "layout.txt"
+    assert "layout = os:system is not known here; use one of: folder" in finding.remedy
+    assert "mine; or install the package that offers it, at this site" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("clinic_layout:Listing", "is no function"),
+        ("clinic_layout:__doc__", "is no function"),
+        ("builtins:str", "is no function"),
+        ("pathlib:Path.exists", "returned bool; it must return"),
+    ],
+)
+def test_an_entry_that_is_no_reader_of_a_layout_is_refused(
+    tmp_path: Path, install: Install, entry: str, message: str
+) -> None:
+    install("hospital", f"[fdfed.datasets]\nmine = {entry}", clinic_layout=LAYOUT)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(InvalidInput, match=message):
+        check_site_folder(tmp_path / "mine")
+
+
+def test_a_layout_without_an_image_or_with_one_name_twice_is_a_finding(
+    tmp_path: Path, install: Install
+) -> None:
+    twice = LAYOUT.replace('f"{patient}-{image.stem}"', '"same"')
+    install("hospital", "[fdfed.datasets]\nmine = clinic_layout:read", clinic_layout=twice)
+    (tmp_path / "mine").mkdir()
+    (finding,) = check_site_folder(tmp_path / "mine").findings
+    assert "holds no image in the layout mine" in finding.reason
+    clinic(tmp_path / "mine")
+    (finding,) = check_site_folder(tmp_path / "mine").findings
+    assert finding.reason == "gives 4 images the name same"
 
 
 def test_the_commands_find_what_is_installed(tmp_path: Path, install: Install) -> None:

@@ -40,6 +40,7 @@ def model(value: float, *, target: bool = True) -> GlobalModel:
         },
         alpha=np.array([0.0, value]),
         target=np.array([np.nan, value]) if target else None,
+        memory={"weights.speed": np.full(2, value), "count": np.array(7)} if target else {},
     )
 
 
@@ -84,6 +85,10 @@ def assert_same(got: RunState | None, expected: RunState) -> None:
             assert one.weights[name].dtype == value.dtype
             assert one.weights[name].shape == value.shape
             assert one.weights[name].tobytes() == value.tobytes()
+        assert set(one.memory) == set(other.memory)
+        for name, value in other.memory.items():
+            assert (one.memory[name].dtype, one.memory[name].shape) == (value.dtype, value.shape)
+            assert one.memory[name].tobytes() == value.tobytes()
         np.testing.assert_array_equal(one.alpha, other.alpha)
         assert (one.target is None) == (other.target is None)
         if other.target is not None:

@@ -16,6 +16,7 @@ from fdfed.config import RunPlan
 from fdfed.errors import QuorumNotMet
 from fdfed.evaluation.metrics import Aggregate
 from fdfed.exchange import ExchangeStats
+from fdfed.strategies import Arrays, Averaging
 from fdfed.wire import EvaluateResult, TrainInstruction, TrainResult
 from fdfed_server.run_state import RunState
 from fdfed_server.strategy import SiteReply, Strategy, TrainedRound
@@ -117,6 +118,19 @@ def bits(weights: Mapping[str, np.ndarray]) -> dict[str, bytes]:
     return {name: value.tobytes() for name, value in weights.items()}
 
 
+class HalfWay(Averaging):
+    """Half of the way to the mean, and a memory of how many rounds it was asked."""
+
+    def _advance(self, before: Arrays, mean: Arrays, memory: Arrays) -> tuple[Arrays, Arrays]:
+        weights = {
+            name: before[name] + (value - before[name]) / before[name].dtype.type(2)
+            if value.dtype.kind == "f"
+            else value
+            for name, value in mean.items()
+        }
+        return weights, {"rounds": memory.get("rounds", np.array(0)) + np.array([1])}
+
+
 # --- instructions
 
 
@@ -154,6 +168,29 @@ def test_the_aggregate_is_the_mean_weighted_by_examples_as_worked_by_hand() -> N
     for name, value in trained.model.weights.items():
         if value.dtype.kind == "f":
             np.testing.assert_allclose(value, state.model.weights[name] + 0.001, atol=1e-12)
+
+
+def test_a_strategy_makes_the_next_weights_of_the_mean_and_drift_is_of_the_updates() -> None:
+    plain, half = strategy_of(precision="fp64"), strategy_of(precision="fp64")
+    half._averaging = HalfWay()
+    state = plain.initial_state(RUN)
+    mean, between = train(plain, state), train(half, state)
+    for name, value in mean.model.weights.items():
+        if value.dtype.kind == "f":
+            expected = (state.model.weights[name] + value) / 2
+            np.testing.assert_allclose(between.model.weights[name], expected)
+    assert between.drift == mean.drift
+
+
+def test_what_a_strategy_remembers_goes_from_round_to_round_and_is_gone_in_phase_2() -> None:
+    strategy = strategy_of(rounds=4, loss="fd")
+    strategy._averaging = HalfWay()
+    state, seen = strategy.initial_state(RUN), []
+    for server_round in range(1, 5):
+        state = concluded(strategy, state, server_round, dict.fromkeys(EXAMPLES, 0.5))
+        seen.append(state.model.memory.get("rounds", np.zeros(1)).tolist())
+    # Three rounds of phase 1, whose end forgets; then one of phase 2.
+    assert seen == [[1], [2], [0], [1]]
 
 
 def test_counters_of_batch_normalisation_stay_integers_through_a_round() -> None:

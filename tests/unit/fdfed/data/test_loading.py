@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fdfed.data import image_size, load_image
+from fdfed.data import Case, image_size, load_image
 from fdfed.data.loading import loading_chain, resize_image, resize_mask, to_channels
 from fdfed.errors import DataError, InvalidInput
 
@@ -22,7 +22,8 @@ def test_nothing_is_transposed_from_file_to_tensor(tmp_path: Path) -> None:
     for part in ("image", "mask"):
         Image.fromarray(wide).save(tmp_path / f"{part}.png")
     chain = loading_chain(("image", "mask"), size=4, in_channels=1)
-    loaded = chain({part: tmp_path / f"{part}.png" for part in ("image", "mask")})
+    case = Case("a", tmp_path / "image.png", tmp_path / "mask.png", "a")
+    loaded = chain({"image": case.load_image, "mask": case.load_mask})
     expected = torch.zeros(1, 4, 4)
     expected[:, :2, :2] = 1
     torch.testing.assert_close(loaded["mask"], expected)
@@ -40,7 +41,8 @@ def test_prediction_sees_the_same_tensor_as_training(tmp_path: Path, in_channels
     colours = np.random.default_rng(0).integers(0, 256, (21, 13, 3), dtype=np.uint8)
     Image.fromarray(colours).save(tmp_path / "a.png")
     chain = loading_chain(("image",), size=16, in_channels=in_channels)
-    trained = chain({"image": tmp_path / "a.png"})["image"]
+    case = Case("a", tmp_path / "a.png", tmp_path / "a.png", "a")
+    trained = chain({"image": case.load_image})["image"]
     predicted = load_image(tmp_path / "a.png", size=16, in_channels=in_channels)
     assert trained.shape == (in_channels, 16, 16)
     assert type(trained) is torch.Tensor

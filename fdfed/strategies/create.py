@@ -1,0 +1,28 @@
+"""Strategies by name."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fdfed import plugins
+from fdfed.config import STRATEGY_NAMES
+from fdfed.strategies.averaging import Averaging, Local, LocalNormalisation
+
+_UNLIKE_AVERAGING: Final[dict[str, type[Averaging]]] = {
+    "fedbn": LocalNormalisation,
+    "local": Local,
+}
+"""The others average: `fedprox` adds a term at the site, `pooled` has one site, and `fdfed` is
+averaging with the loss `fd+exch`."""
+
+
+def create_strategy(name: str) -> Averaging:
+    """The strategy of that name: built in, or what an installed package offers under
+    `fdfed.strategies`.
+
+    Raises:
+        InvalidInput: if no such strategy is installed.
+    """
+    if name in STRATEGY_NAMES:
+        return _UNLIKE_AVERAGING.get(name, Averaging)()
+    return plugins.load("fdfed.strategies", name, Averaging, built_in=STRATEGY_NAMES)()
