@@ -32,6 +32,8 @@ STRATEGY_NAMES: Final = ("fdfed", "fedavg", "fedprox", "fedbn", "local", "pooled
 """The strategies that need no other package."""
 DISCREPANCY_LOSSES: Final = ("fd", "fd+exch")
 
+MAX_STALENESS: Final = 16
+"""The most steps by which any plan lets a reply be late: hub and sites keep one frame for each."""
 PHASE_1_SHARE = 100 / 175
 """Share of the rounds with α = 0: the paper trains 100 epochs without and 75 with the loss."""
 
@@ -134,6 +136,12 @@ class ExchangePlan(Frozen):
     """A step without its reply voids the round instead of dropping the term."""
     max_missed_steps: int = Field(default=3, ge=1)
     """A site that misses this many steps in a row is absent for the rest of the round."""
+    max_staleness: int = Field(default=0, ge=0, le=MAX_STALENESS)
+    """Steps by which a reply may be late. 0: a site waits for the reply to the step it is in. Else
+    it goes on with the newest reply that is at most so many steps old, and waits without one."""
+    delay_steps: float = Field(default=0.0, ge=0, le=1000)
+    """How long a reply takes, in steps of training. Simulations alone model it, and by it alone a
+    reply is late there, so that they repeat bit for bit; a deployment has its own delay."""
     blinding: Literal["on", "deterministic"] = "on"
     """`on`: the sites agree on a fresh secret every round, which the coordinator never holds.
     `deterministic`: the secret follows from `seed`, so that runs repeat bit for bit, and hides
@@ -242,6 +250,12 @@ class RunPlan(Frozen):
             raise ValueError(
                 "precision = auto follows the clock, and exchange.blinding = deterministic is for "
                 "runs that repeat bit for bit; use precision = fp32 or amp"
+            )
+        if self.exchange.max_staleness and self.exchange.blinding == "deterministic":
+            raise ValueError(
+                "exchange.max_staleness above 0 uses the newest reply, which follows the clock, "
+                "and exchange.blinding = deterministic is for runs that repeat bit for bit; use "
+                "max_staleness = 0, or a simulation, whose replies are late by delay_steps alone"
             )
         floor = max(self.exchange.min_images, self.exchange.min_patients)
         if self.effective_loss == "fd+exch" and self.batch_size < floor:

@@ -120,6 +120,7 @@ class Site:
         take_roster: looks at a roster and its signatures; gives the one in force afterwards.
         on_step: told (server_round, steps done, steps of the round) after every step.
         on_result: given this site and every result before it is sent.
+        watch_exchange: goes around the exchange of a round, for a simulation that looks into it.
     """
 
     def __init__(
@@ -137,6 +138,7 @@ class Site:
         take_roster: Callable[[bytes, bytes], SignedRoster] | None = None,
         on_step: Callable[[int, int, int], None] | None = None,
         on_result: Callable[[Site, TrainResult | EvaluateResult], None] | None = None,
+        watch_exchange: Callable[[Exchange], Exchange] = lambda exchange: exchange,
     ) -> None:
         self.name = name
         self.min_count = min_count
@@ -156,6 +158,7 @@ class Site:
         self._take_roster = take_roster
         self._on_step = on_step
         self._on_result = on_result
+        self._watch_exchange = watch_exchange
         self._model: LocalModel | None = None
 
     def prepare(self, message: Prepare) -> Prepared:
@@ -367,12 +370,14 @@ class Site:
     def _blinded(self, model: LocalModel, message: TrainInstruction) -> Exchange | None:
         if model.exchange is None:
             return None
-        return BlindedExchange(
+        blinded = BlindedExchange(
             model.exchange,
             self._secret_of(message),
             layout_of(model.network),
             unit_length=message.plan.method.bound == "normalise",
+            max_staleness=message.plan.exchange.max_staleness,
         )
+        return self._watch_exchange(blinded)
 
     def close(self) -> None:
         """Ends the exchange stream, if one is open."""

@@ -5,15 +5,22 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fdfed.studies.catalogue import Study
+
+Name = Literal["defaults", "staleness"]
 
 _SECONDS_PER_HOUR = 3600.0
 
 
 def study(
-    name: Annotated[Literal["defaults"], typer.Argument(help="Which study to run.")],
+    name: Annotated[Name, typer.Argument(help="Which study to run.")],
     data: Annotated[Path, typer.Option(help="Folder with one folder per site.")],
     out: Annotated[
         Path, typer.Option(help="Folder for trials and results; resumes what is there.")
@@ -44,23 +51,17 @@ def study(
 
     from fdfed.cli.study_progress import StudyBars
     from fdfed.studies import load_results, run_agenda
-    from fdfed.studies.defaults import SITES, agenda
-    from fdfed.studies.held_out import check_held_out, draw_held_out, write_held_out
-    from fdfed.studies.study_files import write_page, write_study
+    from fdfed.studies.catalogue import STUDIES
 
-    console = Console()
+    console, chosen = Console(), STUDIES[name]
     try:
         if not report_only:
-            drawn = draw_held_out(data, SITES)
-            if not held_out.exists():
-                write_held_out(held_out, drawn)
-                console.print(f"Held-out patients recorded in {held_out}.")
-            check_held_out(held_out, drawn)
+            _check_patients(console, chosen, data, held_out)
             # A service manager ends a process with SIGTERM; it loses no more than Ctrl-C does.
             signal.signal(signal.SIGTERM, _interrupt)
             with StudyBars(console, out) as bars:
                 done = run_agenda(
-                    agenda,
+                    chosen.agenda,
                     data=data,
                     out=out,
                     workers=workers,
@@ -70,10 +71,20 @@ def study(
             console.print("The study is complete." if done else "The time is up; start it again.")
     finally:
         results = load_results(out)
-        write_study(out, results)
+        chosen.write_study(out, results)
         if page is not None:
-            write_page(page, results)
+            chosen.write_page(page, results)
         console.print(f"{len(results)} trials: {out / f'{name}.csv'}", soft_wrap=True)
+
+
+def _check_patients(console: Console, study: Study, data: Path, record: Path) -> None:
+    from fdfed.studies.held_out import check_held_out, draw_held_out, write_held_out
+
+    drawn = draw_held_out(data, study.sites)
+    if not record.exists():
+        write_held_out(record, drawn)
+        console.print(f"Held-out patients recorded in {record}.")
+    check_held_out(record, drawn)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

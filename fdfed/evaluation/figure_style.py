@@ -131,7 +131,9 @@ def save_chart(
         axes = figure.subplots(1, panels, squeeze=False)[0]
         draw(list(axes))
         with replacing(path) as part:
-            figure.savefig(part, metadata={"Date": None})
+            # A date would make two equal charts differ; PNG has none to leave out.
+            dated = path.suffix == ".svg"
+            figure.savefig(part, dpi=160, metadata={"Date": None} if dated else None)
 
 
 def _legend_columns(labels: list[str]) -> int:

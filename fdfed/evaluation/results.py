@@ -80,6 +80,13 @@ class SiteRound:
     drift: float | None = None
     """Euclidean distance of the site's weights from those it was sent."""
     seconds: float | None = None
+    answered: int | None = None
+    """Steps that had a cross-site term; `None` in a round without the exchange."""
+    dropped: int | None = None
+    """Steps whose cross-site term was left out."""
+    staleness_mean: float | None = None
+    """Steps by which the replies used were late, on average."""
+    staleness_max: int | None = None
     refused: str | None = None
     """Why the site's update was left out of the aggregate; `None` if it was folded in."""
 
@@ -134,9 +141,14 @@ class ExchangeResult:
     steps: int = 0
     """Steps in which a site sent its prototypes."""
     answered: int = 0
-    """Steps that got their reply in time."""
+    """Steps that had a reply to use in time."""
+    dropped: int = 0
+    """Steps whose cross-site term was left out."""
     peers_mean: float = 0.0
     """Mean number of peers in a reply."""
+    staleness_mean: float = 0.0
+    """Steps by which the replies used were late, on average; 0 in lockstep."""
+    staleness_max: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
     swap_ms_p50: float | None = None

@@ -69,6 +69,10 @@ ROUND_COLUMNS: Final = (
     "num_examples",
     "drift",
     "seconds",
+    "answered",
+    "dropped",
+    "staleness_mean",
+    "staleness_max",
     "refused",
 )
 

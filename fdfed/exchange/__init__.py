@@ -23,6 +23,7 @@ from fdfed.exchange.sealing import (
     new_challenge,
     open_session,
 )
+from fdfed.exchange.staleness import ModelledDelay, NewestReply, is_usable, staleness
 
 __all__ = [
     "INSECURE_SITE_HEADER",
@@ -40,6 +41,8 @@ __all__ = [
     "HpkePrivateKey",
     "HpkePublicKey",
     "HpkeSuite",
+    "ModelledDelay",
+    "NewestReply",
     "NoSealing",
     "PrototypeFrame",
     "Session",
@@ -47,7 +50,9 @@ __all__ = [
     "StepKey",
     "TapLayout",
     "accept_session",
+    "is_usable",
     "new_challenge",
     "open_session",
     "padded_layout",
+    "staleness",
 ]

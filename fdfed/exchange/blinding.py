@@ -9,6 +9,7 @@ that conspires with it gives away, is in `docs/THREAT_MODEL.md`. It is not encry
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -23,6 +24,9 @@ from fdfed.exchange.frames import CotangentFrame, PrototypeFrame, StepKey
 from fdfed.exchange.isometry import Isometry, geometry
 from fdfed.exchange.layout import TapLayout
 from fdfed.exchange.protocol import Exchange, ExchangeStats
+from fdfed.exchange.staleness import is_usable
+
+log = logging.getLogger(__name__)
 
 SECRET_BYTES: Final = 32
 _LABEL: Final = b"fdfed blinding 1"
@@ -74,12 +78,14 @@ class BlindedExchange:
     """An `Exchange` whose other end sees blinded prototypes; its caller notices nothing.
 
     Prototypes that are not valid are not sent at all: their entries are zeros, not even t. A frame
-    is refused here if its index would serve a second, different plaintext.
+    is refused here if its index would serve a second, different plaintext. A reply that is late is
+    turned back with the map of the step that it answers.
 
     Args:
         inner: where the blinded frames go.
         layout: of the caller's frames; the hub's is `padded_layout(layout)`.
         unit_length: as in `Isometry`.
+        max_staleness: steps by which the inner exchange's replies may be late.
     """
 
     def __init__(
@@ -89,25 +95,39 @@ class BlindedExchange:
         layout: TapLayout,
         *,
         unit_length: bool = False,
+        max_staleness: int = 0,
     ) -> None:
         self._inner = inner
         self._secret = secret
         self._shape = geometry(layout)
         self._unit_length = unit_length
+        self._max_staleness = max_staleness
         self._guard = IndexGuard()
+        self._maps: dict[StepKey, Isometry] = {}
+        self._warned = False
 
     def swap(self, frame: PrototypeFrame) -> CotangentFrame | None:
         """The cotangents of the caller's own prototypes, or None where the term is dropped.
 
+        It is also dropped for an answer that is no combination of differences of blinded
+        prototypes, or answers no step that was sent.
+
         Raises:
             CryptoError: if this index has served another plaintext.
-            FrameRefused: as the inner exchange does, or for an answer that is no combination of
-                differences of blinded prototypes.
+            FrameRefused: as the inner exchange does.
             InvalidInput: if the frame is not of the layout.
         """
         isometry = self._isometry(frame)
+        self._keep(frame.key, isometry)
         reply = self._inner.swap(self._blinded(frame, isometry))
-        return None if reply is None else self._unblinded(reply, isometry)
+        if reply is None:
+            return None
+        try:
+            return self._unblinded(reply)
+        except FrameRefused as err:
+            log.log(logging.DEBUG if self._warned else logging.WARNING, "term dropped: %s", err)
+            self._warned = True
+            return None
 
     def take_stats(self) -> ExchangeStats:
         """The inner exchange's counters."""
@@ -116,6 +136,11 @@ class BlindedExchange:
     def close(self) -> None:
         """Closes the inner exchange."""
         self._inner.close()
+
+    def _keep(self, key: StepKey, isometry: Isometry) -> None:
+        """Keeps the maps of the steps whose reply may still serve."""
+        kept = {k: m for k, m in self._maps.items() if is_usable(k, key, self._max_staleness)}
+        self._maps = {**kept, key: isometry}
 
     def _isometry(self, frame: PrototypeFrame) -> Isometry:
         layout = self._shape.layout
@@ -137,7 +162,10 @@ class BlindedExchange:
             sent = np.where(_by_entry(frame.valid, self._shape.padded), wide, 0)
             return replace(frame, vector=sent.astype(frame.vector.dtype))
 
-    def _unblinded(self, reply: CotangentFrame, isometry: Isometry) -> CotangentFrame:
+    def _unblinded(self, reply: CotangentFrame) -> CotangentFrame:
+        isometry = self._maps.get(reply.key)
+        if isometry is None:
+            raise FrameRefused(ExchangeCode.WRONG_STEP, "an answer to no step that may serve")
         if reply.vector.shape != (self._shape.padded.size,):
             raise FrameRefused(
                 ExchangeCode.WRONG_SHAPE, f"{reply.vector.size} cotangents of blinded prototypes"

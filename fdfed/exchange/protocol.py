@@ -18,16 +18,20 @@ class ExchangeStats:
     steps: int = 0
     """Frames that the training step handed in."""
     answered: int = 0
-    """Of these, those that came back with cotangents (also when no peer was there)."""
+    """Of these, those that had cotangents to use (also when no peer was there)."""
     dropped: int = 0
     """Of these, those whose term was dropped; `answered + dropped == steps`."""
+    staleness_mean: float = 0.0
+    """Steps by which the reply used was older than its step, per answered step; 0 in lockstep."""
+    staleness_max: int = 0
     peers_mean: float = 0.0
     """Peers per answered step; 0 when none was answered."""
     bytes_up: int = 0
     """Bytes of the messages sent; without a wire, of the numbers alone."""
     bytes_down: int = 0
     swap_ms_p50: float = 0.0
-    """Median time of an answered swap, in milliseconds; 0 when none was answered."""
+    """Median time of an answered swap, in milliseconds; 0 when none was answered. With stale
+    replies that is what the step still waited."""
     swap_ms_p99: float = 0.0
 
 
@@ -36,7 +40,8 @@ class Exchange(Protocol):
     """A remote loss function: prototypes in, cotangents out. One thread uses it at a time."""
 
     def swap(self, frame: PrototypeFrame) -> CotangentFrame | None:
-        """The cotangents for `frame`, or `None`: the cross-site term is dropped for this step.
+        """The cotangents for `frame`, or of an earlier step of its round if the exchange was told
+        how old they may be; `None`: the cross-site term is dropped for this step.
 
         Raises:
             FrameRefused: when the two sides do not agree on what they exchange.
@@ -58,11 +63,16 @@ class StatsRecorder:
 
     def _clear(self) -> None:
         self._dropped = self._peers = self._up = self._down = 0
+        self._staleness = self._stalest = 0
         self._milliseconds = array("d")
 
-    def answered(self, *, peers: int, seconds: float, bytes_up: int, bytes_down: int) -> None:
-        """A step came back with cotangents after `seconds`."""
+    def answered(
+        self, *, peers: int, seconds: float, bytes_up: int, bytes_down: int, staleness: int = 0
+    ) -> None:
+        """A step had cotangents, `staleness` steps old, after `seconds`."""
         self._peers += peers
+        self._staleness += staleness
+        self._stalest = max(self._stalest, staleness)
         self._milliseconds.append(seconds * 1e3)
         self._up += bytes_up
         self._down += bytes_down
@@ -82,6 +92,8 @@ class StatsRecorder:
             answered=count,
             dropped=self._dropped,
             peers_mean=self._peers / count if count else 0.0,
+            staleness_mean=self._staleness / count if count else 0.0,
+            staleness_max=self._stalest,
             bytes_up=self._up,
             bytes_down=self._down,
             swap_ms_p50=float(p50),

@@ -23,6 +23,7 @@ from fdfed.evaluation.results_files import (
     write_results,
     write_rounds_csv,
 )
+from fdfed.exchange import Exchange
 from fdfed.simulation.grid import Fault, InProcessGrid
 from fdfed.training.initialise import initial_network
 from fdfed.training.model_file import save_model
@@ -54,6 +55,8 @@ class Progress:
     """Told (site, server_round, steps done, steps of the round)."""
     on_load: Callable[[str, int, int], None] | None = None
     """Told (site, images read, images of the site)."""
+    watch_exchange: Callable[[Exchange], Exchange] = lambda exchange: exchange
+    """Goes around each site's exchange of a round, outside its blinding."""
 
 
 def simulate(
@@ -207,8 +210,14 @@ class _Runner:
             lambda _: images,
             SiteStore(self._out / "state" / "sites" / name),
             device=self._device,
-            open_exchange=lambda _: InProcessExchange(self._hub, name),
+            open_exchange=lambda plan: InProcessExchange(
+                self._hub,
+                name,
+                max_staleness=plan.exchange.max_staleness,
+                delay_steps=plan.exchange.delay_steps,
+            ),
             on_step=lambda *step: self._step_done(name, *step),
+            watch_exchange=self._progress.watch_exchange,
         )
 
     def _step_done(self, name: str, server_round: int, done: int, steps: int) -> None:

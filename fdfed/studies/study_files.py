@@ -5,8 +5,6 @@ All of it is made from the finished trials alone, so it can be made again at any
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,17 +13,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from fdfed.atomic_file import write_text
-from fdfed.errors import InvalidInput
 from fdfed.evaluation.results import library_versions
 from fdfed.studies import defaults
 from fdfed.studies.curves import draw_curves
 from fdfed.studies.halving import Spread, paired_differences
+from fdfed.studies.page import check_page, finite, percent, rewrite_section, with_sd, write_csv
 from fdfed.studies.trials import Trial, TrialResult
 
 Results = Mapping[str, TrialResult]
 
-BEGIN: Final = "<!-- results: written by `fdfed study defaults --page`, do not edit -->"
-END: Final = "<!-- end of results -->"
+STUDY: Final = "defaults"
 
 _MODELS: Final = (*defaults.SITES, "pooled")
 _COLUMNS: Final = (
@@ -38,7 +35,7 @@ def write_study(out: Path, results: Results) -> None:
     """`defaults.csv`, `defaults-taps.csv`, `defaults-curves.svg` and `study.json` in `out`."""
     _write_tables(out, results)
     document = {
-        "study": "defaults",
+        "study": STUDY,
         "trials": len(results),
         "trials_per_method": defaults.TRIALS_PER_METHOD,
         "stages": [
@@ -57,17 +54,9 @@ def write_page(page: Path, results: Results) -> None:
     Raises:
         InvalidInput: if the page is missing or lacks the two marks around the section.
     """
-    try:
-        text = page.read_text(encoding="utf-8")
-        before, rest = text.split(BEGIN)
-        _, after = rest.split(END)
-    except (OSError, ValueError) as err:
-        raise InvalidInput(
-            f"{page} is not a page with the lines {BEGIN!r} and {END!r}, each once; give the "
-            "study's page to --page"
-        ) from err
+    check_page(page, STUDY)
     _write_tables(page.parent, results)
-    write_text(page, f"{before}{BEGIN}\n\n{results_section(results)}\n{END}{after}")
+    rewrite_section(page, STUDY, results_section(results))
 
 
 def results_section(results: Results) -> str:
@@ -87,7 +76,7 @@ def results_section(results: Results) -> str:
 
 def _write_tables(folder: Path, results: Results) -> None:
     trials = sorted(results.values(), key=lambda r: (r.group, r.method, r.config, r.fold, r.seed))
-    _write_csv(folder / "defaults.csv", _COLUMNS, map(_trial_row, trials))
+    write_csv(folder / "defaults.csv", _COLUMNS, map(_trial_row, trials))
     taps = [
         {"group": r.group, "method": r.method, "config": r.config, "fold": r.fold, "seed": r.seed,
          "tap": tap} | asdict(entry)
@@ -95,7 +84,7 @@ def _write_tables(folder: Path, results: Results) -> None:
         for tap, entry in r.taps.items()
     ]  # fmt: skip
     if taps:
-        _write_csv(folder / "defaults-taps.csv", list(taps[0]), taps)
+        write_csv(folder / "defaults-taps.csv", list(taps[0]), taps)
     if trials:
         draw_curves(folder / "defaults-curves.svg", trials, compared=tuple(defaults.METHODS))
 
@@ -103,15 +92,6 @@ def _write_tables(folder: Path, results: Results) -> None:
 def _trial_row(result: TrialResult) -> dict[str, Any]:
     row = {key: getattr(result, key) for key in _COLUMNS if hasattr(result, key)}
     return row | dict(result.site_scores) | {"trial": result.name}
-
-
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    buffer = io.StringIO()
-    table = csv.DictWriter(buffer, columns, lineterminator="\n")
-    table.writeheader()
-    for row in rows:
-        table.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-    write_text(path, buffer.getvalue())
 
 
 def _by_config(results: Results) -> dict[tuple[str, str, str], list[TrialResult]]:
@@ -140,9 +120,9 @@ def _row(
         "trials": len(trials),
         "failed": sum(t.score is None for t in trials),
         "dice": spread.mean if spread else None,
-        "sd": _finite(spread.sd) if spread else None,
+        "sd": finite(spread.sd) if spread else None,
         "lead": lead.mean if lead else None,
-        "lead_sd": _finite(lead.sd) if lead else None,
+        "lead_sd": finite(lead.sd) if lead else None,
         "pairs": lead.n if lead else 0,
         "slope": math.fsum(slopes) / len(slopes) if slopes else None,
         "sites": _site_means(trials),
@@ -168,10 +148,6 @@ def _site_means(trials: Sequence[TrialResult]) -> dict[str, float]:
     names = [name for name in _MODELS if any(name in t.site_scores for t in trials)]
     found = {n: [t.site_scores[n] for t in trials if n in t.site_scores] for n in names}
     return {name: math.fsum(values) / len(values) for name, values in found.items()}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _done(trials: Sequence[Trial], results: Results) -> int:
@@ -202,13 +178,13 @@ def _scores(group: str, results: Results) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        sites = ", ".join(f"{name} {_percent(value)}" for name, value in row["sites"].items())
-        lead = _with_sd(row["lead"], row["lead_sd"], sign="+")
+        sites = ", ".join(f"{name} {percent(value)}" for name, value in row["sites"].items())
+        lead = with_sd(row["lead"], row["lead_sd"], sign="+")
         pairs = f" ({row['pairs']})" if row["pairs"] else ""
         lines.append(
             f"| {row['method']} | {row['config']} | {row['trials']} | "
-            f"{_with_sd(row['dice'], row['sd'])} | {sites} | {lead}{pairs} | "
-            f"{_percent(row['slope'], sign='+')} |"
+            f"{with_sd(row['dice'], row['sd'])} | {sites} | {lead}{pairs} | "
+            f"{percent(row['slope'], sign='+')} |"
         )
     return "\n".join(lines)
 
@@ -259,11 +235,3 @@ def _tap_line(tap: str, trials: Sequence[TrialResult]) -> str:
         f"| {tap} | {mean('alpha'):.4f} | {100 * mean('valid'):.0f} % | {share('fd_gradient')} | "
         f"{share('exch_gradient')} | {distances} | {apart} | {drift} |"
     )
-
-
-def _percent(value: float | None, *, sign: str = "") -> str:
-    return "–" if value is None else f"{100 * value:{sign}.1f}"
-
-
-def _with_sd(value: float | None, sd: float | None, *, sign: str = "") -> str:
-    return _percent(value, sign=sign) + ("" if sd is None else f" ± {100 * sd:.1f}")

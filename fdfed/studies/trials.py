@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
 from fdfed.atomic_file import write_text
 from fdfed.config import RunPlan
 from fdfed.data import SiteData
@@ -22,8 +24,11 @@ from fdfed.errors import DataError, QuorumNotMet
 from fdfed.evaluation.results import RoundRecord, is_known
 from fdfed.simulation import Progress, open_sites, simulate_sites
 from fdfed.studies.algorithm_1 import train_algorithm_1
+from fdfed.studies.cotangents import CotangentLog, LagError, read_errors
 from fdfed.studies.diagnostics import TapDiagnostics, diagnose
 from fdfed.studies.phase_one import put_phase_1, take_phase_1
+from fdfed.training.initialise import initial_network
+from fdfed.training.step import layout_of
 from fdfed_server.observer import Observer, Several
 
 PLATEAU_SHARE: Final = 0.2
@@ -89,6 +94,10 @@ class TrialResult:
     """Wall-clock seconds of the rounds that this trial trained itself."""
     shared_rounds: int = 0
     """Rounds of phase 1 that another trial had trained, bit for bit the same."""
+    exchange: Mapping[str, float | None] = field(default_factory=dict)
+    """What the exchange did over the whole run, as in `results.json`; empty without one."""
+    cotangents: Mapping[str, Mapping[int, LagError]] = field(default_factory=dict)
+    """By tap and lag: how fast the cotangents go stale."""
     failure: str = ""
     """Why there is no score."""
     plan: Mapping[str, Any] = field(default_factory=dict)
@@ -152,13 +161,18 @@ def _simulated(
             write_text(mark, str(taken))
         sharing = _Sharing(plan, state, shelf)
         progress = replace(progress, observer=Several([sharing, progress.observer]))
+    with torch.device("meta"):
+        cotangents = CotangentLog(layout_of(initial_network(plan)))
+    progress = replace(progress, watch_exchange=cotangents.watch)
     try:
         results = simulate_sites(plan, sites, out=folder / "run", progress=progress)
     except QuorumNotMet as err:
         return _result(trial, (), failure=str(err))
     taps = diagnose(plan, sites, folder / "run")
     taken = int(mark.read_text()) if mark.exists() else 0
-    return _result(trial, results.rounds, taps=taps, shared_rounds=taken)
+    found = _result(trial, results.rounds, taps=taps, shared_rounds=taken)
+    exchange = asdict(results.exchange) if results.exchange.steps else {}
+    return replace(found, exchange=exchange, cotangents=cotangents.summary())
 
 
 def load_results(out: Path) -> dict[str, TrialResult]:
@@ -167,6 +181,7 @@ def load_results(out: Path) -> dict[str, TrialResult]:
     for path in sorted((out / "trials").glob(f"*/{_RESULT}")):
         values = json.loads(path.read_text(encoding="utf-8"))
         values["taps"] = {tap: TapDiagnostics(**entry) for tap, entry in values["taps"].items()}
+        values["cotangents"] = read_errors(values.get("cotangents", {}))
         values["curve"] = tuple((steps, dice) for steps, dice in values["curve"])
         found[path.parent.name] = TrialResult(**values)
     return found

@@ -5,7 +5,8 @@
 or L_seg plus an auxiliary loss that the method is compared with (`fdfed.losses.AuxiliaryLoss`).
 
 p_l are the batch-mean prototypes of tap l and g_l the cotangents ∂L_exch,l/∂p_l that the
-coordinator returned for them. The last sum is a surrogate: its *gradient* is the gradient of the
+coordinator returned for them, or, with `exchange.max_staleness` above 0, for those of a few steps
+before. The last sum is a surrogate: its *gradient* is the gradient of the
 cross-site term with respect to this site's weights, so the hub is a loss function that happens to
 live elsewhere. N / n_s undoes the aggregation weight n_s / N, so that the aggregated update is the
 pooled one (exact for one step from common weights; `docs/METHOD.md`, section on exactness).
@@ -24,7 +25,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fdfed.config import MethodPlan, RunPlan
-from fdfed.exchange import CotangentFrame, Exchange, PrototypeFrame, StepKey, TapLayout
+from fdfed.exchange import (
+    CotangentFrame,
+    Exchange,
+    PrototypeFrame,
+    StepKey,
+    TapLayout,
+    is_usable,
+)
 from fdfed.losses import AuxiliaryLoss, Moment, feature_discrepancy_loss, segmentation_loss
 from fdfed.networks import SegmentationNetwork
 from fdfed.prototypes import batch_prototypes, masked_prototypes
@@ -46,7 +54,7 @@ class StepLosses:
     fd: Float[Tensor, " taps"] | None = None
     """NaN at a tap without a valid image."""
     exch: NDArray[np.float64] | None = None
-    """The global L_exch of this step; None when the step had no reply."""
+    """The global L_exch of the step that the reply answers; None without a reply."""
     valid: Bool[Tensor, " taps"] | None = None
 
 
@@ -137,7 +145,9 @@ def step_losses(
         reply = _swap(prototypes, valid_taps, remote, plan, layout)
         if reply is not None:
             exch = reply.pair_terms
-            scales = _by_entry(alpha * remote.scale, layout)
+            # A late reply has cotangents for taps that this step's batch does not have.
+            alpha_here = np.where(valid_taps.cpu().numpy(), alpha, 0.0)
+            scales = _by_entry(alpha_here * remote.scale, layout)
             cotangents = torch.from_numpy(scales * reply.vector).to(prototypes)
             objective = objective + (prototypes * cotangents).sum()
     return StepLosses(objective=objective, seg=seg.detach(), fd=fd, exch=exch, valid=valid_taps)
@@ -159,7 +169,9 @@ def _swap(
         valid=valid.cpu().numpy(),
     )
     reply = remote.exchange.swap(frame)
-    if reply is None or not _plausible(reply, layout, plan.method):
+    if reply is None or not is_usable(reply.key, frame.key, plan.exchange.max_staleness):
+        return None
+    if not _plausible(reply, layout, plan.method):
         return None
     return reply
 

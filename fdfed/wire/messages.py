@@ -11,7 +11,7 @@ import numpy as np
 from flwr.app import RecordDict
 from numpy.typing import NDArray
 
-from fdfed.config import RunPlan
+from fdfed.config import MAX_STALENESS, RunPlan
 from fdfed.evaluation.metrics import Aggregate
 from fdfed.exchange import ExchangeStats
 from fdfed.exchange.group_secret import MAX_EPOCH, MAX_OFFER
@@ -263,6 +263,8 @@ class TrainResult:
                 answered=reader.integer("exchange_answered", 0, 2**31),
                 dropped=reader.integer("exchange_dropped", 0, 2**31),
                 peers_mean=reader.number("exchange_peers_mean"),
+                staleness_mean=reader.number("exchange_staleness_mean"),
+                staleness_max=reader.integer("exchange_staleness_max", 0, MAX_STALENESS),
                 bytes_up=reader.integer("exchange_bytes_up", 0, 2**62),
                 bytes_down=reader.integer("exchange_bytes_down", 0, 2**62),
                 swap_ms_p50=reader.number("exchange_swap_ms_p50"),
@@ -286,6 +288,8 @@ _STATS: Final = (
     "answered",
     "dropped",
     "peers_mean",
+    "staleness_mean",
+    "staleness_max",
     "bytes_up",
     "bytes_down",
     "swap_ms_p50",

@@ -4,6 +4,10 @@ A step is open from its first frame until no site is waited for any more. A site
 while it is present and has not come as far as the step: a site that posts a later step has passed
 the earlier ones, so that sites which drifted apart (one of them trained through a lost connection)
 meet again without waiting for a deadline at each step between.
+
+With `max_staleness` d above 0 a site goes on while up to d + 1 of its frames are unanswered. Frames
+are compared within one step all the same. A step may then open d steps before its last site comes
+to it, so that its deadline counts anew whenever such a site has posted one of the d steps before.
 """
 
 from __future__ import annotations
@@ -39,10 +43,9 @@ class _OpenStep(Generic[Entry]):
 class _Site:
     last: int = -1
     """The last step it posted."""
-    before_last: int = -1
-    """What `last` was before: restored when a frame is withdrawn."""
-    pending: int | None = None
-    """The open step that holds its frame; a site has at most one, which bounds the memory."""
+    pending: dict[int, int] = field(default_factory=dict)
+    """The open steps that hold its frames, at most `max_staleness` + 1, which bounds the memory;
+    each with what `last` was before it, to restore when the frames are withdrawn."""
     missed: int = 0
     """Steps missed in a row."""
     connected: bool = True
@@ -61,11 +64,18 @@ class RoundBarrier(Generic[Entry]):
     """
 
     def __init__(
-        self, *, sites: int, steps: int, deadline_seconds: float, max_missed_steps: int
+        self,
+        *,
+        sites: int,
+        steps: int,
+        deadline_seconds: float,
+        max_missed_steps: int,
+        max_staleness: int = 0,
     ) -> None:
         self._steps = steps
         self._deadline_seconds = deadline_seconds
         self._max_missed_steps = max_missed_steps
+        self._max_staleness = max_staleness
         self._sites = [_Site() for _ in range(sites)]
         self._open: dict[int, _OpenStep[Entry]] = {}
         self._closed = bytearray(steps)
@@ -94,11 +104,8 @@ class RoundBarrier(Generic[Entry]):
         """
         site = self._sites[index]
         self._check(site, step)
-        site.connected = True
-        site.before_last, site.last = site.last, step
-        for number, other in self._open.items():
-            if number <= step:
-                other.waiting_for.discard(index)
+        before, site.last = site.last, step
+        self._note_progress(index, step, now)
         if self._closed[step]:
             raise FrameRefused(ExchangeCode.TOO_LATE)
         opened = self._open.get(step)
@@ -107,7 +114,19 @@ class RoundBarrier(Generic[Entry]):
             opened = _OpenStep(now + self._deadline_seconds, waiting_for)
             self._open[step] = opened
         opened.entries[index] = entry
-        site.pending = step
+        site.pending[step] = before
+
+    def _note_progress(self, index: int, step: int, now: float) -> None:
+        """A site has come to `step`: open steps up to it wait for it no longer, later ones do."""
+        back, self._sites[index].connected = not self._sites[index].connected, True
+        for number, opened in self._open.items():
+            if number <= step:
+                opened.waiting_for.discard(index)
+                continue
+            if back:
+                opened.waiting_for.add(index)
+            if number <= step + self._max_staleness:
+                opened.deadline = max(opened.deadline, now + self._deadline_seconds)
 
     def _check(self, site: _Site, step: int) -> None:
         if site.expelled:
@@ -120,37 +139,29 @@ class RoundBarrier(Generic[Entry]):
             raise FrameRefused(ExchangeCode.DUPLICATE_FRAME)
         if step < site.last:
             raise FrameRefused(ExchangeCode.WRONG_STEP, f"step {step} after step {site.last}")
-        if site.pending is not None:
+        if len(site.pending) > self._max_staleness:
             raise FrameRefused(
-                ExchangeCode.WRONG_STEP, f"step {step} while step {site.pending} is unanswered"
+                ExchangeCode.WRONG_STEP, f"step {step} while {list(site.pending)} are unanswered"
             )
 
     def withdraw(self, index: int) -> None:
-        """The site's connection is gone, and with it its unanswered frame.
+        """The site's connection is gone, and with it its unanswered frames.
 
-        The frame is taken out because its cotangents would reach nobody: the others are then
-        given the gradient of what is really trained. The site may post that step again.
+        They are taken out because their cotangents would reach nobody: the others are then given
+        the gradient of what is really trained. The site may post these steps again. Nobody waits
+        for it before it posts: one that is back may have nothing to say in this round any more.
         """
         site = self._sites[index]
         site.connected = False
-        if site.pending is not None:
-            opened = self._open[site.pending]
+        site.last = min(site.pending.values(), default=site.last)
+        for step in site.pending:
+            opened = self._open[step]
             del opened.entries[index]
             if not opened.entries:
-                del self._open[site.pending]
-            site.last, site.pending = site.before_last, None
+                del self._open[step]
+        site.pending.clear()
         for opened in self._open.values():
             opened.waiting_for.discard(index)
-
-    def rejoin(self, index: int) -> None:
-        """The site is connected (again): open steps wait for it from now on."""
-        site = self._sites[index]
-        if site.connected or site.expelled:
-            return
-        site.connected = True
-        for number, opened in self._open.items():
-            if site.last < number:
-                opened.waiting_for.add(index)
 
     def expire(self, now: float) -> list[ClosedStep[Entry]]:
         """Closes the steps whose deadline has passed with the frames that are there."""
@@ -169,7 +180,7 @@ class RoundBarrier(Generic[Entry]):
     def _miss(self, index: int) -> None:
         site = self._sites[index]
         site.missed += 1
-        if site.missed >= self._max_missed_steps and site.pending is None:
+        if site.missed >= self._max_missed_steps and not site.pending:
             site.expelled = True
             for opened in self._open.values():
                 opened.waiting_for.discard(index)
@@ -183,6 +194,6 @@ class RoundBarrier(Generic[Entry]):
         opened = self._open.pop(number)
         self._closed[number] = True
         for index in opened.entries:
-            self._sites[index].pending = None
+            del self._sites[index].pending[number]
             self._sites[index].missed = 0
         return ClosedStep(number, sorted(opened.entries.items()), tuple(missed_by))

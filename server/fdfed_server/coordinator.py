@@ -162,6 +162,11 @@ def _plan_for(plan: RunPlan, roster: Roster) -> RunPlan:
             "strategy = pooled puts all images in one place, which no federation of hospitals can "
             "do; use it in `fdfed simulate` alone"
         )
+    if plan.exchange.delay_steps:
+        raise InvalidInput(
+            f"exchange.delay_steps = {plan.exchange.delay_steps:g} models a delay, and a "
+            "federation has its own; use it in `fdfed simulate` alone"
+        )
     return plan
 
 

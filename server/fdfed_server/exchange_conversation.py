@@ -74,7 +74,6 @@ class Conversation:
         except FrameRefused as err:
             await self.turn_away(err)
             return
-        self._hub.connect(self._site)
         welcome = pb.Welcome(protocol_version=PROTOCOL_VERSION, site=self._site)
         # Sealed as all that follows: no one but the holder of the private key can say it.
         await self._write(session, pb.HubContent(welcome=welcome))

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import DTypeLike
 
+from fdfed.config import MAX_STALENESS
 from fdfed.errors import InvalidInput
 from fdfed.exchange import CotangentFrame, ExchangeCode, FrameRefused, PrototypeFrame, TapLayout
 from fdfed_server.barrier import ClosedStep, RoundBarrier
@@ -80,6 +81,7 @@ class ExchangeHub:
         steps: int,
         deadline_seconds: float,
         max_missed_steps: int,
+        max_staleness: int = 0,
         dtype: DTypeLike = np.float32,
     ) -> None:
         """Frames of this round are taken from now on.
@@ -89,6 +91,7 @@ class ExchangeHub:
             steps: steps of the round; frames count theirs from 0.
             deadline_seconds: from a step's first frame to its answer, at most.
             max_missed_steps: a site that misses so many in a row is absent for the rest of it.
+            max_staleness: how many steps a site may go on while one of its frames is unanswered.
             dtype: fp32, or fp64, of every frame. The hub computes in fp64 in any case.
 
         Raises:
@@ -99,6 +102,8 @@ class ExchangeHub:
             raise InvalidInput(f"dtype is {kind}; frames are float32 or float64")
         if not sites or len(set(sites)) != len(sites):
             raise InvalidInput(f"sites is {tuple(sites)}; name at least one site, each once")
+        if not 0 <= max_staleness <= MAX_STALENESS:
+            raise InvalidInput(f"max_staleness is {max_staleness}, not in 0 to {MAX_STALENESS}")
         if steps < 1 or max_missed_steps < 1 or not deadline_seconds > 0:
             raise InvalidInput(
                 f"steps is {steps}, max_missed_steps {max_missed_steps}, deadline_seconds "
@@ -109,6 +114,7 @@ class ExchangeHub:
             steps=steps,
             deadline_seconds=deadline_seconds,
             max_missed_steps=max_missed_steps,
+            max_staleness=max_staleness,
         )
         index = {site: number for number, site in enumerate(sites)}
         with self._lock:
@@ -161,14 +167,9 @@ class ExchangeHub:
         self._answer(current, closed)
         return future
 
-    def connect(self, site: str) -> None:
-        """The site's stream is open: the open round waits for it (again)."""
-        with self._lock:
-            if self._round is not None and site in self._round.index:
-                self._round.barrier.rejoin(self._round.index[site])
-
     def disconnect(self, site: str) -> None:
-        """The site's stream is closed: nobody waits for it; its unanswered frame is withdrawn."""
+        """The site's stream is closed: its unanswered frames are withdrawn, and nobody waits for it
+        until it posts again."""
         with self._lock:
             current = self._round
             if current is None or site not in current.index:

@@ -96,12 +96,22 @@ def exchange_result(stats: Sequence[ExchangeStats]) -> ExchangeResult:
     return ExchangeResult(
         steps=sum(entry.steps for entry in stats),
         answered=answered,
-        peers_mean=sum(e.peers_mean * e.answered for e in waits) / answered if answered else 0.0,
+        dropped=sum(entry.dropped for entry in stats),
+        peers_mean=_mean_answered(waits, "peers_mean"),
+        staleness_mean=_mean_answered(waits, "staleness_mean"),
+        staleness_max=max((entry.staleness_max for entry in waits), default=0),
         bytes_up=sum(entry.bytes_up for entry in stats),
         bytes_down=sum(entry.bytes_down for entry in stats),
         swap_ms_p50=statistics.median(e.swap_ms_p50 for e in waits) if waits else None,
         swap_ms_p99=max(e.swap_ms_p99 for e in waits) if waits else None,
     )
+
+
+def _mean_answered(stats: Sequence[ExchangeStats], name: str) -> float:
+    """The mean over all answered steps of what each entry has the mean of."""
+    answered = sum(entry.answered for entry in stats)
+    total = sum(float(getattr(entry, name)) * entry.answered for entry in stats)
+    return total / answered if answered else 0.0
 
 
 def write_run(folder: Path, outcome: RunOutcome, results: RunResults) -> None:

@@ -229,6 +229,7 @@ class RoundLoop:
             steps=plan.steps_per_round,
             deadline_seconds=plan.exchange.deadline_seconds,
             max_missed_steps=plan.exchange.max_missed_steps,
+            max_staleness=plan.exchange.max_staleness,
             dtype=np.dtype(np.float64 if plan.precision == "fp64" else np.float32),
         )
         try:

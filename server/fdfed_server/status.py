@@ -33,6 +33,7 @@ _STALE_SECONDS: Final = 20.0
 _FINISHED: Final = "finished"
 _STOPPED: Final = "stopped"
 _FAILED: Final = "failed"
+_EXCHANGED: Final = ("answered", "dropped", "staleness_mean", "staleness_max")
 _ENDS: Final = (_FINISHED, _STOPPED, _FAILED)
 
 
@@ -45,6 +46,12 @@ class SiteStatus:
     num_train: int | None = None
     val_dice: float | None = None
     last_round: int = 0
+    answered: int | None = None
+    """Steps of its last round that had a cross-site term; None without the exchange."""
+    dropped: int | None = None
+    staleness_mean: float | None = None
+    """Steps by which the replies used were late."""
+    staleness_max: int | None = None
     note: str = ""
     """Why its last update was left out, if it was."""
 
@@ -149,7 +156,8 @@ class StatusWriter(Observer):
 
     def round_finished(self, record: RoundRecord) -> None:
         for site, entry in record.sites.items():
-            self._site(site, val_dice=entry.val_dice, note=entry.refused or "")
+            exchanged = {name: getattr(entry, name) for name in _EXCHANGED}
+            self._site(site, val_dice=entry.val_dice, note=entry.refused or "", **exchanged)
         self._update(completed_rounds=record.round, mean_val_dice=record.mean_val_dice)
 
     def test_finished(self, results: Mapping[str, EvaluateResult]) -> None:

@@ -324,12 +324,30 @@ class Strategy:
                 raise WireError(
                     f"{name} does not have one entry for each of the {len(self.taps)} taps"
                 )
+        self._check_stats(result.exchange)
         if self.plan.exchange.required and self._has_gaps(result, peers=len(examples) - 1):
             raise WireError(
                 "a step of its round lacked the cross-site term of a peer, and the plan has "
                 "exchange.required = true"
             )
         return result
+
+    def _check_stats(self, stats: ExchangeStats) -> None:
+        """What a site says of its exchange must hold together, since the run's results repeat it.
+
+        Raises:
+            WireError: if it does not.
+        """
+        bound = self.plan.exchange.max_staleness
+        if stats.answered + stats.dropped != stats.steps:
+            raise WireError(
+                f"{stats.answered} steps answered and {stats.dropped} dropped of {stats.steps}"
+            )
+        if not 0 <= stats.staleness_mean <= stats.staleness_max <= bound:
+            raise WireError(
+                f"replies {stats.staleness_mean:g} steps late in the mean and "
+                f"{stats.staleness_max} at most, where the plan allows {bound}"
+            )
 
     def _has_gaps(self, result: TrainResult, *, peers: int) -> bool:
         """Whether a step of the round was not answered with the term of all its peers."""
@@ -360,6 +378,7 @@ class Strategy:
                 num_examples=result.num_examples,
                 drift=accepted.moves[site] if self._trained else None,
                 seconds=result.seconds,
+                **_exchanged(result.exchange),
             )
             for site, result in results.items()
         }
@@ -431,6 +450,12 @@ def _weighted(values: NDArray[np.float64], shares: NDArray[np.float64]) -> float
     if not known.any():
         return None
     return float((values[known] * shares[known]).sum() / shares[known].sum())
+
+
+def _exchanged(stats: ExchangeStats) -> dict[str, Any]:
+    """A round's exchange at one site, for its record; nothing where there was none."""
+    names = ("answered", "dropped", "staleness_mean", "staleness_max")
+    return {name: getattr(stats, name) for name in names} if stats.steps else {}
 
 
 def _with_scores(entry: SiteRound, result: EvaluateResult | None) -> SiteRound:

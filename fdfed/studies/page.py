@@ -1,0 +1,78 @@
+"""What the pages of all studies share: a results section between two marks, tables, percentages."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from fdfed.atomic_file import write_text
+from fdfed.errors import InvalidInput
+
+END: Final = "<!-- end of results -->"
+
+
+def begin_mark(study: str) -> str:
+    """The line before the results section of a study's page."""
+    return f"<!-- results: written by `fdfed study {study} --page`, do not edit -->"
+
+
+def rewrite_section(page: Path, study: str, section: str) -> None:
+    """Puts `section` between the two marks of `page`.
+
+    Raises:
+        InvalidInput: if the page is missing or lacks the two marks around the section.
+    """
+    before, after = _around_section(page, study)
+    write_text(page, f"{before}{begin_mark(study)}\n\n{section}\n{END}{after}")
+
+
+def check_page(page: Path, study: str) -> None:
+    """Nothing, if `rewrite_section` can be called.
+
+    Raises:
+        InvalidInput: as `rewrite_section` does.
+    """
+    _around_section(page, study)
+
+
+def _around_section(page: Path, study: str) -> tuple[str, str]:
+    begin = begin_mark(study)
+    try:
+        text = page.read_text(encoding="utf-8")
+        before, rest = text.split(begin)
+        _, after = rest.split(END)
+    except (OSError, ValueError) as err:
+        raise InvalidInput(
+            f"{page} is not a page with the lines {begin!r} and {END!r}, each once; give the "
+            "study's page to --page"
+        ) from err
+    return before, after
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """The rows as CSV, six digits of every number."""
+    buffer = io.StringIO()
+    table = csv.DictWriter(buffer, columns, lineterminator="\n")
+    table.writeheader()
+    for row in rows:
+        table.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    write_text(path, buffer.getvalue())
+
+
+def finite(value: float) -> float | None:
+    """The value, None where it is NaN or infinite."""
+    return value if math.isfinite(value) else None
+
+
+def percent(value: float | None, *, sign: str = "") -> str:
+    """A fraction in percent, a dash where there is none."""
+    return "–" if value is None else f"{100 * value:{sign}.1f}"
+
+
+def with_sd(value: float | None, sd: float | None, *, sign: str = "") -> str:
+    """`percent` of a mean, with its standard deviation where there is one."""
+    return percent(value, sign=sign) + ("" if sd is None else f" ± {100 * sd:.1f}")
