@@ -157,8 +157,16 @@ def _exchange(config: SiteConfig, plan: RunPlan, gate: FrameGate) -> ExchangeStr
         ca_certificate=_read(config.ca),
         server_hpke_key=HpkePublicKey.read(config.server_hpke_key),
     )
-    patience = plan.exchange.deadline_seconds + _REPLY_SLACK_SECONDS
-    return ExchangeStream(config.exchange_address, identity, reply_seconds=patience, gate=gate)
+    # A step waits once more for each of the steps that its last site may be behind.
+    late = plan.exchange.max_staleness
+    patience = (1 + late) * plan.exchange.deadline_seconds + _REPLY_SLACK_SECONDS
+    return ExchangeStream(
+        config.exchange_address,
+        identity,
+        reply_seconds=patience,
+        max_staleness=late,
+        gate=gate,
+    )
 
 
 def _read(path: Path) -> bytes:

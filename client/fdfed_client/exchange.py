@@ -1,7 +1,8 @@
 """A site's way to the exchange hub: one stream over all rounds, which never stops the training.
 
 A hub that is down costs one bounded wait; after that every step drops its term at once until the
-hub is back. A hub that answers wrongly, or does not accept the site, is an error.
+hub is back. So does one whose answers cannot be used. A hub that does not accept the site, or does
+not agree on what is exchanged, is an error.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 
-from fdfed.errors import ConnectionFailed, InvalidInput, WireError
+from fdfed.errors import ConnectionFailed, InvalidInput
 from fdfed.exchange import (
     CotangentFrame,
     ExchangeCode,
@@ -22,7 +23,8 @@ from fdfed.exchange import exchange_pb2 as pb
 from fdfed_client.egress import FrameGate
 from fdfed_client.exchange_connection import ExchangeConnection, may_pass
 from fdfed_client.exchange_identity import InsecureIdentity, SiteIdentity
-from fdfed_client.exchange_link import Answer, ExchangeLink, refusal_of
+from fdfed_client.exchange_late import LateReplies, Traffic
+from fdfed_client.exchange_link import Answer, ExchangeLink, HubUnavailable, refusal_of
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ class ExchangeStream:
         *,
         reply_seconds: float,
         connect_seconds: float = 5.0,
+        max_staleness: int = 0,
         gate: FrameGate | None = None,
     ) -> None:
         """
@@ -46,6 +49,8 @@ class ExchangeStream:
             reply_seconds: how long to wait for an answer; longer than the hub's own deadline, at
                 which it answers in any case.
             connect_seconds: how long one attempt to connect may take.
+            max_staleness: steps by which a reply may be late: `swap` then only waits where no
+                reply is that new.
             gate: clears each frame before it leaves; None is for tests.
         """
         if not (reply_seconds > 0 and connect_seconds > 0):
@@ -55,6 +60,8 @@ class ExchangeStream:
             )
         self._address = address
         self._stats = StatsRecorder()
+        self._max_staleness = max_staleness
+        self._late = LateReplies(max_staleness, reply_seconds=reply_seconds, read=self._read)
         self._connection = ExchangeConnection(
             lambda: ExchangeLink(
                 address,
@@ -75,15 +82,57 @@ class ExchangeStream:
         self._connection.open()
 
     def swap(self, frame: PrototypeFrame) -> CotangentFrame | None:
-        """The cotangents for `frame`; `None` if the term of this step is dropped.
+        """The cotangents for `frame`, or late ones; `None` if the term of this step is dropped.
 
         Waits at most `reply_seconds`, and the first time `connect_seconds` before.
 
         Raises:
             FrameRefused: if hub and site do not agree on what they exchange.
-            ConnectionFailed: if one side does not accept the other's identity, or the hub's answer
-                cannot be used.
+            ConnectionFailed: if one side does not accept the other's identity.
         """
+        return self._swap_late(frame) if self._max_staleness else self._swap_in_step(frame)
+
+    def _swap_late(self, frame: PrototypeFrame) -> CotangentFrame | None:
+        start, traffic = time.perf_counter(), Traffic()
+        try:
+            content = pb.SiteContent(prototypes=frame.to_proto())
+            link = self._connection.link()
+            self._post_and_take(link, content, frame, traffic)
+        except FrameRefused as err:
+            self._stats.dropped(bytes_up=traffic.up, bytes_down=traffic.down)
+            if not may_pass(err):
+                raise
+            return None  # prototypes that overflowed, which are not sent
+        except ConnectionFailed as err:
+            if not may_pass(err):
+                self._stats.dropped(bytes_up=traffic.up, bytes_down=traffic.down)
+                raise
+            log.debug("step %d: %s", frame.key.step, err)
+        reply = self._late.newest.at(frame.key)
+        if reply is None:
+            self._stats.dropped(bytes_up=traffic.up, bytes_down=traffic.down)
+            return None
+        self._stats.answered(
+            peers=reply.peers,
+            seconds=time.perf_counter() - start,
+            bytes_up=traffic.up,
+            bytes_down=traffic.down,
+            staleness=frame.key.step - reply.key.step,
+        )
+        return reply
+
+    def _post_and_take(
+        self, link: ExchangeLink, content: pb.SiteContent, frame: PrototypeFrame, traffic: Traffic
+    ) -> None:
+        try:
+            self._late.swap(link, content, frame, traffic)
+        except FrameRefused:
+            raise  # the link is as good as before, or `_read` has dropped it
+        except ConnectionFailed as err:
+            self._connection.drop(link, err)
+            raise
+
+    def _swap_in_step(self, frame: PrototypeFrame) -> CotangentFrame | None:
         start = time.perf_counter()
         sent = received = 0
         try:
@@ -137,12 +186,13 @@ class ExchangeStream:
             answer = CotangentFrame.from_proto(reply.cotangents)
             _check_fits(answer, frame)
         except FrameRefused as err:
-            # Not a hub that is down but one that errs: going on as if would hide it.
-            self._connection.drop(link, err)
-            raise WireError(
+            # Training goes on, and the log says at once that this hub errs.
+            wrong = HubUnavailable(
                 f"the exchange hub at {self._address} gave an answer that cannot be used "
                 f"({err.code.name}: {err.detail}); hub and site need the same fdfed version and run"
-            ) from err
+            )
+            self._connection.drop(link, wrong)
+            raise wrong from err
         return answer
 
 

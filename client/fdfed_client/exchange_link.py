@@ -80,6 +80,9 @@ class ExchangeLink:
         self._due: float | None = None
         self._closed = threading.Event()
         self._outgoing: queue.SimpleQueue[pb.SiteFrame | None] = queue.SimpleQueue()
+        self._incoming: queue.SimpleQueue[pb.HubFrame | ConnectionFailed] = queue.SimpleQueue()
+        self._owed = threading.Semaphore(0)
+        self._reader: threading.Thread | None = None
         self._channel = identity.channel(address)
         metadata = (
             ((INSECURE_SITE_HEADER, identity.site),)
@@ -110,19 +113,77 @@ class ExchangeLink:
             FrameRefused: if the content is too large for the hub.
             RefusedByPolicy: if the site's own rules hold it back.
         """
+        message = self._sealed(content)
+        return self._opened(self._next(message), sent=message)
+
+    def post(self, content: pb.SiteContent) -> int:
+        """Sends `content` and does not wait; the bytes of its message. On a link that posts, `take`
+        is the only way to the answers, which come in the order of what was posted.
+
+        Raises:
+            HubUnavailable: if the link is closed.
+            RefusedByPolicy: if the site's own rules hold it back.
+        """
+        if self._closed.is_set():
+            raise HubUnavailable(f"the stream to {self._address} was closed")
+        message = self._sealed(content)
+        if self._reader is None:
+            # A thread of its own: gRPC's stream cannot be asked whether something is there.
+            self._reader = threading.Thread(target=self._read, name="exchange-read", daemon=True)
+            self._reader.start()
+        self._outgoing.put(message)
+        self._owed.release()
+        return int(message.ByteSize())
+
+    def take(self, until: float) -> Answer | None:
+        """The next answer; None if there is none by `until` (of `time.monotonic`), which may be
+        past.
+
+        Raises:
+            HubUnavailable: if the connection is lost.
+            CryptoError: if the answer is not the next one that the hub sealed.
+        """
+        try:
+            reply = self._incoming.get(timeout=max(0.0, until - time.monotonic()))
+        except queue.Empty:
+            return None
+        if isinstance(reply, ConnectionFailed):
+            raise reply
+        return self._opened(reply)
+
+    def _sealed(self, content: pb.SiteContent) -> pb.SiteFrame:
+        """Everything that leaves passes the gate, and is sealed."""
         gate = self._gate
         data = content.SerializeToString() if gate is None else gate.release(content)
-        message = pb.SiteFrame(sealed=self._session.seal(data))
-        reply = self._next(message)
-        if gate is not None:
-            gate.received(reply.ByteSize())
-        return Answer(self._unsealed(self._session, reply), message.ByteSize(), reply.ByteSize())
+        return pb.SiteFrame(sealed=self._session.seal(data))
+
+    def _opened(self, reply: pb.HubFrame, *, sent: pb.SiteFrame | None = None) -> Answer:
+        if self._gate is not None:
+            self._gate.received(reply.ByteSize())
+        up = 0 if sent is None else sent.ByteSize()
+        return Answer(self._unsealed(self._session, reply), up, reply.ByteSize())
+
+    def _read(self) -> None:
+        # One answer is read for each message sent: a hub cannot fill this site's memory.
+        while True:
+            self._owed.acquire()
+            try:
+                self._incoming.put(self._received())
+            except ConnectionFailed as err:
+                self._incoming.put(err)
+                return
 
     def _next(self, message: pb.SiteFrame | None) -> pb.HubFrame:
-        """The hub's next message, after `message` is sent."""
+        """The hub's next message, after `message` is sent, within the limit."""
         self._due = time.monotonic() + self._limit
         if message is not None:
             self._outgoing.put(message)
+        try:
+            return self._received()
+        finally:
+            self._due = None
+
+    def _received(self) -> pb.HubFrame:
         try:
             reply: pb.HubFrame = next(self._call)
         except StopIteration:
@@ -132,8 +193,6 @@ class ExchangeLink:
                 why = "was closed" if self._closed.is_set() else f"was silent for {self._limit:g} s"
                 raise HubUnavailable(f"the stream to {self._address} {why}") from err
             raise _explained(err, self._address) from err
-        finally:
-            self._due = None
         return reply
 
     def close(self) -> None:
@@ -141,6 +200,7 @@ class ExchangeLink:
         self._closed.set()
         self._outgoing.put(None)
         self._call.cancel()
+        self._owed.release()
         self._channel.close()
 
     def _watch(self, pause: float) -> None:

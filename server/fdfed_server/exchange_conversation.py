@@ -7,15 +7,19 @@ order nothing more is: the refusal is the last word on that stream, and the othe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from functools import partial
 from typing import Any, Final, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
 
+from fdfed.config import MAX_STALENESS
 from fdfed.exchange import (
     MAX_MESSAGE_BYTES,
     PROTOCOL_VERSION,
+    CotangentFrame,
     ExchangeCode,
     FrameRefused,
     HpkePrivateKey,
@@ -30,6 +34,10 @@ from fdfed_server.hub import ExchangeHub
 
 HELLO_SECONDS: Final = 10.0
 """A stream that has not said Hello by then is closed."""
+
+
+_Answer = Callable[[], Awaitable[pb.HubContent]]
+_Answers = asyncio.Queue[_Answer]
 
 
 class Context(Protocol):
@@ -66,6 +74,7 @@ class Conversation:
         self._site = site
         self._context = context
         self._on_open = on_open
+        self._turn = asyncio.Lock()
 
     async def run(self) -> None:
         """Talks until the site hangs up or breaks the rules of sealing."""
@@ -78,14 +87,30 @@ class Conversation:
         # Sealed as all that follows: no one but the holder of the private key can say it.
         await self._write(session, pb.HubContent(welcome=welcome))
         self._on_open()
-        # The next frame is read when this one is answered: a site cannot queue work at the hub.
+        answers: _Answers = asyncio.Queue(MAX_STALENESS)
+        # If one of the two fails, the other ends, and the stream with it.
+        async with asyncio.TaskGroup() as group:
+            writing = group.create_task(self._write_all(session, answers))
+            await self._read_all(session, answers)
+            writing.cancel()
+
+    async def _read_all(self, session: Session, answers: _Answers) -> None:
+        """Takes the site's frames as they come. Reading stops while the queue is full, so that a
+        site cannot pile up work at the hub; how many frames a round lets wait is the hub's."""
         while (message := await self._context.read()) is not grpc.aio.EOF:
             try:
                 content = _unsealed(session, message)
             except FrameRefused as err:
                 await self._write(session, pb.HubContent(refusal=self._refuse(err)))
                 return
-            await self._write(session, await self._answer(content))
+            await answers.put(self._answer(content))
+
+    async def _write_all(self, session: Session, answers: _Answers) -> None:
+        """Writes the answers in the order of the frames, each as soon as it and those before it
+        are there."""
+        while True:
+            answer = await answers.get()
+            await self._write(session, await answer())
 
     async def turn_away(self, refusal: FrameRefused) -> None:
         """Refuses the site before there is a session, so in clear."""
@@ -110,20 +135,18 @@ class Conversation:
             )
         return accept_session(self._key, site=self._site, challenge=nonce, hello=message.hello)
 
-    async def _answer(self, content: bytes) -> pb.HubContent:
+    def _answer(self, content: bytes) -> _Answer:
+        """Hands a frame to the hub, at once; the result waits for what is to be said to it."""
         try:
             frame = _prototypes(content)
         except FrameRefused as err:
-            return pb.HubContent(refusal=self._refuse(err))
-        try:
-            reply = await asyncio.wrap_future(self._hub.submit(self._site, frame))
-        except FrameRefused as err:
-            # The hub has counted it.
-            return pb.HubContent(refusal=_refusal(err, frame))
-        return pb.HubContent(cotangents=reply.to_proto())
+            return partial(_said, pb.HubContent(refusal=self._refuse(err)))
+        return partial(_when_done, self._hub.submit(self._site, frame), frame)
 
     async def _write(self, session: Session, content: pb.HubContent) -> None:
-        await self._context.write(pb.HubFrame(sealed=session.seal(content.SerializeToString())))
+        # Sealed in the order in which it is sent.
+        async with self._turn:
+            await self._context.write(pb.HubFrame(sealed=session.seal(content.SerializeToString())))
 
     def _refuse(self, refusal: FrameRefused) -> pb.Refusal:
         self._hub.count_refusal(self._site, refusal)
@@ -160,6 +183,19 @@ def _prototypes(data: bytes) -> PrototypeFrame:
     if content.WhichOneof("content") != "prototypes":
         raise FrameRefused(ExchangeCode.MALFORMED, "not a frame of prototypes")
     return PrototypeFrame.from_proto(content.prototypes)
+
+
+async def _said(content: pb.HubContent) -> pb.HubContent:
+    return content
+
+
+async def _when_done(future: Future[CotangentFrame], frame: PrototypeFrame) -> pb.HubContent:
+    try:
+        reply = await asyncio.wrap_future(future)
+        return pb.HubContent(cotangents=reply.to_proto())
+    except FrameRefused as err:
+        # The hub has counted it.
+        return pb.HubContent(refusal=_refusal(err, frame))
 
 
 def _refusal(refusal: FrameRefused, frame: PrototypeFrame | None = None) -> pb.Refusal:

@@ -276,8 +276,11 @@ def test_a_site_that_hangs_up_is_not_waited_for_and_may_come_back(
         assert answer is not None
         peers.append(answer.peers)
 
-    tnbc.connect()
-    _in_threads([lambda: swap(ad, "ad"), lambda: swap(tnbc, "tnbc")])
+    def join() -> None:
+        _until(lambda: coordinator.hub.snapshot().absent == ())
+        swap(ad, "ad")
+
+    _in_threads([join, lambda: swap(tnbc, "tnbc")])
     assert peers == [1, 1]
 
 

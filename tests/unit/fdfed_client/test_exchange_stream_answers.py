@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fdfed_client.exchange
-from fdfed.errors import ConnectionFailed, InvalidInput, WireError
+from fdfed.errors import ConnectionFailed, InvalidInput
 from fdfed.exchange import CotangentFrame, ExchangeCode, FrameRefused, PrototypeFrame, StepKey
 from fdfed.exchange import exchange_pb2 as pb
 from fdfed_client.exchange import ExchangeStream
@@ -78,13 +78,14 @@ def test_an_answer_that_fits_is_returned_and_counted(stream: ExchangeStream) -> 
         pb.HubContent(),
     ],
 )
-def test_an_answer_that_does_not_fit_is_an_error_not_a_dropped_step(
-    stream: ExchangeStream, reply: pb.HubContent
+def test_an_answer_that_does_not_fit_drops_the_step_and_the_log_says_why(
+    stream: ExchangeStream, reply: pb.HubContent, caplog: pytest.LogCaptureFixture
 ) -> None:
     _answers(reply)
-    with pytest.raises(WireError, match="an answer that cannot be used"):
-        stream.swap(FRAME)
-    assert stream.take_stats().dropped == 1
+    assert stream.swap(FRAME) is None
+    assert "an answer that cannot be used" in caplog.text
+    assert stream.swap(FRAME) is None, "at once: the link is gone"
+    assert stream.take_stats().dropped == 2
 
 
 @pytest.mark.parametrize("code", list(ExchangeCode))

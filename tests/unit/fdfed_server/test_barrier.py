@@ -8,8 +8,16 @@ from fdfed.exchange import ExchangeCode, FrameRefused
 from fdfed_server.barrier import RoundBarrier
 
 
-def _barrier(sites: int = 3, *, steps: int = 100, missed: int = 3) -> RoundBarrier[str]:
-    return RoundBarrier(sites=sites, steps=steps, deadline_seconds=10.0, max_missed_steps=missed)
+def _barrier(
+    sites: int = 3, *, steps: int = 100, missed: int = 3, staleness: int = 0
+) -> RoundBarrier[str]:
+    return RoundBarrier(
+        sites=sites,
+        steps=steps,
+        deadline_seconds=10.0,
+        max_missed_steps=missed,
+        max_staleness=staleness,
+    )
 
 
 def _post(barrier: RoundBarrier[str], site: int, step: int, now: float = 0.0) -> list[list[int]]:
@@ -67,7 +75,6 @@ def test_a_site_that_misses_too_many_steps_in_a_row_is_absent_for_the_rest_of_th
     assert barrier.present == (0,)
     assert _post(barrier, 0, 2) == [[0]], "nobody waits for it any more"
     assert _code(barrier, 1, 3) is ExchangeCode.ABSENT
-    barrier.rejoin(1)
     assert barrier.present == (0,)
 
 
@@ -111,21 +118,30 @@ def test_a_site_whose_leaving_completes_a_step_lets_the_others_go_on() -> None:
 
 
 def test_a_site_may_come_back_in_the_same_round_and_post_the_withdrawn_step_again() -> None:
-    barrier = _barrier(2)
+    barrier = _barrier(3)
     _post(barrier, 1, 0)
     barrier.withdraw(1)
-    barrier.rejoin(1)
+    assert _post(barrier, 0, 0) == []
+    assert _post(barrier, 1, 0) == []
+    assert _post(barrier, 2, 0) == [[0, 1, 2]]
+
+
+def test_nobody_waits_for_a_site_that_came_back_before_it_posts() -> None:
+    barrier = _barrier(3)
+    barrier.withdraw(2)
+    # Its stream may be open again, but an agent that was started anew trains in the next round.
     assert _post(barrier, 0, 0) == []
     assert _post(barrier, 1, 0) == [[0, 1]]
 
 
-def test_open_steps_wait_for_a_site_that_came_back() -> None:
+def test_a_site_that_came_back_and_posts_is_waited_for_at_later_steps() -> None:
     barrier = _barrier(3)
     barrier.withdraw(2)
-    _post(barrier, 0, 0)
-    barrier.rejoin(2)
-    assert _post(barrier, 1, 0) == []
-    assert _post(barrier, 2, 0) == [[0, 1, 2]]
+    _post(barrier, 0, 1)
+    assert _post(barrier, 2, 0) == []
+    assert barrier.present == (0, 1, 2)
+    assert _post(barrier, 1, 1) == [[2]], "step 0 is behind all others, step 1 waits for site 2"
+    assert _post(barrier, 2, 1) == [[0, 1, 2]]
 
 
 def test_sites_that_drifted_apart_meet_again_without_a_deadline() -> None:
@@ -170,36 +186,82 @@ def test_closing_gives_back_every_open_step() -> None:
     assert barrier.next_deadline is None
 
 
+def test_a_site_goes_on_while_its_frames_are_unanswered_up_to_the_bound() -> None:
+    barrier = _barrier(2, staleness=2)
+    for step in (0, 1, 2):
+        assert _post(barrier, 0, step) == []
+    assert _code(barrier, 0, 3) is ExchangeCode.WRONG_STEP, "three frames are unanswered"
+    assert _post(barrier, 1, 0) == [[0, 1]]
+    assert _post(barrier, 0, 3) == []
+    assert _post(barrier, 1, 1) == [[0, 1]]
+
+
+def test_a_stale_round_still_compares_frames_of_one_step_alone() -> None:
+    barrier = _barrier(2, staleness=3)
+    for step in range(3):
+        barrier.post(0, step, f"0@{step}", now=0.0)
+    for step in range(3):
+        barrier.post(1, step, f"1@{step}", now=0.0)
+        (closed,) = barrier.collect()
+        assert closed.entries == [(0, f"0@{step}"), (1, f"1@{step}")]
+
+
+def test_a_step_waits_on_for_a_site_that_is_on_its_way_to_it() -> None:
+    barrier = _barrier(2, staleness=2)
+    for step in (0, 1, 2):
+        _post(barrier, 0, step, now=0.0)
+    assert _post(barrier, 1, 0, now=9.0) == [[0, 1]]
+    assert barrier.expire(10.0) == [], "the deadlines of steps 1 and 2 count from 9 s"
+    assert [closed.step for closed in barrier.expire(19.0)] == [1, 2]
+
+
+def test_in_lockstep_a_site_that_lags_does_not_hold_up_a_later_step() -> None:
+    barrier = _barrier(3)
+    _post(barrier, 0, 5, now=0.0)
+    _post(barrier, 1, 4, now=9.0)
+    (closed,) = barrier.expire(10.0)
+    assert closed.step == 5
+
+
+def test_leaving_withdraws_all_unanswered_frames_and_they_may_be_posted_again() -> None:
+    barrier = _barrier(2, staleness=2)
+    for step in (0, 1, 2):
+        _post(barrier, 0, step)
+    barrier.withdraw(0)
+    assert barrier.next_deadline is None
+    for step in (0, 1, 2):
+        assert _post(barrier, 0, step) == []
+    assert _post(barrier, 1, 0) == [[0, 1]]
+
+
 @settings(deadline=None, max_examples=200)
-@given(rng=st.randoms(use_true_random=False), sites=st.integers(1, 5))
+@given(rng=st.randoms(use_true_random=False), sites=st.integers(1, 5), staleness=st.integers(0, 3))
 def test_whatever_happens_each_accepted_frame_is_closed_or_withdrawn_exactly_once(
-    rng: random.Random, sites: int
+    rng: random.Random, sites: int, staleness: int
 ) -> None:
-    barrier, now = _barrier(sites, steps=8, missed=2), 0.0
-    waiting: dict[int, int] = {}
+    barrier, now = _barrier(sites, steps=8, missed=2, staleness=staleness), 0.0
+    waiting: dict[int, set[int]] = {site: set() for site in range(sites)}
     for _ in range(60):
         now += rng.random() * 3
         site, step = rng.randrange(sites), rng.randrange(8)
-        action = rng.choice(["post", "post", "post", "withdraw", "rejoin", "expire"])
+        action = rng.choice(["post", "post", "post", "withdraw", "expire"])
         closed = []
         if action == "post":
             try:
                 barrier.post(site, step, "", now=now)
-                assert site not in waiting, "a site has at most one frame at the hub"
-                waiting[site] = step
+                waiting[site].add(step)
+                assert len(waiting[site]) <= staleness + 1, "which bounds the hub's memory"
             except FrameRefused:
                 pass
         elif action == "withdraw":
             barrier.withdraw(site)
-            waiting.pop(site, None)
-        elif action == "rejoin":
-            barrier.rejoin(site)
+            waiting[site].clear()
         else:
             closed = barrier.expire(now)
         for done in closed + barrier.collect():
             assert done.entries
             for index, _entry in done.entries:
-                assert waiting.pop(index) == done.step
-        assert (barrier.next_deadline is None) == (not waiting)
-    left = {index: done.step for done in barrier.close() for index, _ in done.entries}
-    assert left == waiting
+                waiting[index].remove(done.step)
+        assert (barrier.next_deadline is None) == (not any(waiting.values()))
+    left = [(index, done.step) for done in barrier.close() for index, _ in done.entries]
+    assert sorted(left) == sorted((s, step) for s, steps in waiting.items() for step in steps)

@@ -175,15 +175,18 @@ def test_a_deadline_is_kept_by_the_hubs_own_thread() -> None:
     hub.close()
 
 
-def test_an_absent_site_is_not_waited_for_until_it_is_back(hub: ExchangeHub) -> None:
+def test_an_absent_site_is_not_waited_for_until_it_posts_again(hub: ExchangeHub) -> None:
     _open(hub, sites=SITES[:2])
     hub.disconnect(SITES[1])
     assert hub.snapshot().absent == (SITES[1],)
     assert hub.submit(SITES[0], _frame(SITES[0], 0)).result(0).peers == 0
-    hub.connect(SITES[1])
-    waiting = hub.submit(SITES[0], _frame(SITES[0], 1))
+    early = hub.submit(SITES[1], _frame(SITES[1], 1))
+    assert hub.snapshot().absent == ()
+    assert hub.submit(SITES[0], _frame(SITES[0], 1)).result(0).peers == 1
+    assert early.result(0).peers == 1
+    waiting = hub.submit(SITES[0], _frame(SITES[0], 2))
     assert not waiting.done()
-    assert hub.submit(SITES[1], _frame(SITES[1], 1)).result(0).peers == 1
+    assert hub.submit(SITES[1], _frame(SITES[1], 2)).result(0).peers == 1
     assert waiting.result(0).peers == 1
 
 
@@ -285,7 +288,6 @@ def test_a_site_without_a_part_in_the_round_is_refused(hub: ExchangeHub) -> None
     _open(hub, sites=SITES[:2])
     assert _code(hub.submit("udiat", _frame("udiat"))) is ExchangeCode.WRONG_ROUND
     hub.disconnect("udiat")
-    hub.connect("udiat")
     assert hub.snapshot().present == SITES[:2]
 
 
@@ -336,6 +338,8 @@ def test_counters_tell_frames_bytes_and_the_latest_term_of_each_tap(hub: Exchang
         ({"steps": 0}, "must be above 0"),
         ({"deadline_seconds": 0.0}, "must be above 0"),
         ({"max_missed_steps": 0}, "must be above 0"),
+        ({"max_staleness": -1}, "max_staleness is -1"),
+        ({"max_staleness": 17}, "not in 0 to 16"),
         ({"dtype": np.float16}, "float32 or float64"),
     ],
 )

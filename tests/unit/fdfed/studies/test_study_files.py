@@ -12,7 +12,8 @@ from fdfed.errors import InvalidInput
 from fdfed.studies import TrialResult
 from fdfed.studies.curves import _comparable, mean_curve
 from fdfed.studies.diagnostics import TapDiagnostics
-from fdfed.studies.study_files import BEGIN, END, write_page, write_study
+from fdfed.studies.page import END, begin_mark
+from fdfed.studies.study_files import write_page, write_study
 
 TAP = TapDiagnostics(
     alpha=0.01,
@@ -67,7 +68,7 @@ def results() -> dict[str, TrialResult]:
 def page(tmp_path: Path) -> Path:
     path = tmp_path / "docs" / "page.md"
     path.parent.mkdir()
-    path.write_text(f"# Above\n\n{BEGIN}\nstale text\n{END}\n\nBelow\n")
+    path.write_text(f"# Above\n\n{begin_mark('defaults')}\nstale text\n{END}\n\nBelow\n")
     return path
 
 
