@@ -114,7 +114,7 @@ def _row(config: str, results: Results) -> dict[str, Any]:
     leads = paired_differences(scores, _scores(staleness.LOCKSTEP, results))
     spread = Spread.of(list(scores.values())) if scores else None
     lead = Spread.of(leads) if leads else None
-    ages = [t.exchange["staleness_mean"] or 0.0 for t in trials if t.exchange]
+    ages = [t.exchange["staleness_mean"] for t in trials if t.exchange]
     return {
         "config": config,
         "trials": len(trials),
@@ -125,7 +125,7 @@ def _row(config: str, results: Results) -> dict[str, Any]:
         "lead_sd": finite(lead.sd) if lead else None,
         "pairs": lead.n if lead else 0,
         "staleness_mean": math.fsum(ages) / len(ages) if ages else None,
-        "dropped": sum(int(t.exchange["dropped"] or 0) for t in trials if t.exchange),
+        "dropped": sum(int(t.exchange["dropped"]) for t in trials if t.exchange),
     }
 
 

@@ -40,6 +40,10 @@ ALGORITHM_1: Final = "algorithm-1"
 _RESULT: Final = "result.json"
 _TRIAL: Final = "trial.json"
 _TAKEN: Final = "shared-rounds"
+_EXCHANGED: Final = (
+    "steps", "answered", "dropped", "peers_mean", "staleness_mean", "staleness_max",
+    "bytes_up", "bytes_down",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +98,12 @@ class TrialResult:
     """Wall-clock seconds of the rounds that this trial trained itself."""
     shared_rounds: int = 0
     """Rounds of phase 1 that another trial had trained, bit for bit the same."""
-    exchange: Mapping[str, float | None] = field(default_factory=dict)
-    """What the exchange did over the whole run, as in `results.json`; empty without one."""
+    exchange: Mapping[str, float] = field(default_factory=dict)
+    """What the exchange did over the whole run, as in `results.json`, without what the clock says;
+    empty without one."""
     cotangents: Mapping[str, Mapping[int, LagError]] = field(default_factory=dict)
-    """By tap and lag: how fast the cotangents go stale."""
+    """By tap and lag: how fast the cotangents go stale. A trial that was cut has measured the
+    rounds since."""
     failure: str = ""
     """Why there is no score."""
     plan: Mapping[str, Any] = field(default_factory=dict)
@@ -171,8 +177,12 @@ def _simulated(
     taps = diagnose(plan, sites, folder / "run")
     taken = int(mark.read_text()) if mark.exists() else 0
     found = _result(trial, results.rounds, taps=taps, shared_rounds=taken)
-    exchange = asdict(results.exchange) if results.exchange.steps else {}
-    return replace(found, exchange=exchange, cotangents=cotangents.summary())
+    exchange = {name: getattr(results.exchange, name) for name in _EXCHANGED}
+    return replace(
+        found,
+        exchange=exchange if results.exchange.steps else {},
+        cotangents=cotangents.summary(),
+    )
 
 
 def load_results(out: Path) -> dict[str, TrialResult]:
