@@ -37,6 +37,7 @@ class ExchangeCode(enum.IntEnum):
     OUT_OF_ORDER = 19
     TRUNCATED = 20
     ALTERED = 21
+    REVOKED = 22
 
     @property
     def public_message(self) -> str:
@@ -114,6 +115,11 @@ PUBLIC_MESSAGES: Final[Mapping[ExchangeCode, str]] = MappingProxyType(
             "a sealed frame is not what was sent; something between site and coordinator changes "
             "messages, inside TLS"
         ),
+        ExchangeCode.REVOKED: (
+            "the certificate is not one that the consortium's roster lists for this site now: the "
+            "site was removed, its certificate was replaced, or it has expired; ask whoever keeps "
+            "the consortium's keys"
+        ),
     }
 )
 
@@ -144,6 +150,7 @@ _ENDS_THE_STREAM: Final = frozenset(
         ExchangeCode.OUT_OF_ORDER,
         ExchangeCode.TRUNCATED,
         ExchangeCode.ALTERED,
+        ExchangeCode.REVOKED,
     }
 )
 

@@ -37,6 +37,7 @@ class Code(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CODE_OUT_OF_ORDER: _ClassVar[Code]
     CODE_TRUNCATED: _ClassVar[Code]
     CODE_ALTERED: _ClassVar[Code]
+    CODE_REVOKED: _ClassVar[Code]
 ELEMENT_TYPE_UNSPECIFIED: ElementType
 ELEMENT_TYPE_FLOAT32: ElementType
 ELEMENT_TYPE_FLOAT64: ElementType
@@ -62,6 +63,7 @@ CODE_REPLAYED: Code
 CODE_OUT_OF_ORDER: Code
 CODE_TRUNCATED: Code
 CODE_ALTERED: Code
+CODE_REVOKED: Code
 
 class SiteFrame(_message.Message):
     __slots__ = ("hello", "sealed")

@@ -21,15 +21,24 @@ from fdfed.errors import InvalidInput
 from fdfed.evaluation.results import RunResults
 from fdfed.exchange import HpkePrivateKey
 from fdfed.metrics import process_registry, serving
-from fdfed.roster import Roster, SignedRoster
+from fdfed.roster import Roster
+from fdfed.roster_keeper import RosterKeeper
 from fdfed_server.config import FederationConfig, ServerConfig
 from fdfed_server.console import Board, coordinator_console
 from fdfed_server.exchange_service import ExchangeService
-from fdfed_server.flower import SuperLink, prepare_process, run_server_app
+from fdfed_server.flower import (
+    RunGrid,
+    SuperLink,
+    prepare_process,
+    register_sites,
+    run_server_app,
+)
 from fdfed_server.hub import ExchangeHub
+from fdfed_server.membership import Membership
 from fdfed_server.metrics import HubCollector, RunMetrics
 from fdfed_server.observer import Observer, Several
 from fdfed_server.outputs import results_of, write_run
+from fdfed_server.roster_carrier import RosterCarrier
 from fdfed_server.rounds import RoundLoop, RunOutcome
 from fdfed_server.run_control import RunControl
 from fdfed_server.run_state import resume, save_state
@@ -59,20 +68,20 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
         QuorumNotMet: if a round fails in every attempt; the state is kept.
     """
     server = config.server
-    roster = SignedRoster.load(server.roster, public_key=server.consortium_key).roster
     hpke_key = HpkePrivateKey.read(server.hpke_key)
-    plan = _plan_for(config.run, roster)
-    log.info(
-        "layers: mutual TLS; prototypes are sealed (%s); blinding: %s; weights are not masked; no "
-        "differential privacy, no ε is claimed%s",
-        hpke_key.suite.value,
-        _BLINDING[plan.exchange.blinding],
-        _TWO_SITES if len(plan.sites) == 2 else "",
-    )
     prepare_process(server.state)
     server.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with ExitStack() as stack:
         stack.enter_context(_only_coordinator(server.state))
+        membership = _membership(server)
+        plan = _plan_for(config.run, membership.roster)
+        log.info(
+            "layers: mutual TLS; prototypes are sealed (%s); blinding: %s; weights are not masked; "
+            "no differential privacy, no ε is claimed%s",
+            hpke_key.suite.value,
+            _BLINDING[plan.exchange.blinding],
+            _TWO_SITES if len(plan.sites) == 2 else "",
+        )
         strategy = Strategy(plan)
         folder = server.state / "run"
         state = resume(folder, plan)
@@ -82,7 +91,7 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
         hub = ExchangeHub(strategy.cross_site_terms)
         stack.callback(hub.close)
         superlink = stack.enter_context(SuperLink(server))
-        service = _exchange_service(server, hub, plan, hpke_key)
+        service = _exchange_service(server, hub, plan, hpke_key, membership)
         service.start()
         stack.callback(service.stop, grace=0.2)
         status = stack.enter_context(StatusWriter(server.state, lambda: sorted(service.connected)))
@@ -117,16 +126,23 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
             observer=Several((status, metrics, board, *observers)),
             control=control,
             secrets=SecretRelay(min_sites=plan.exchange.min_sites) if blinded else None,
+            rosters=RosterCarrier(lambda: membership.signed),
         )
+        membership.on_change(lambda roster: strategy.keep_sites(roster.sites))
+        membership.on_change(lambda _: service.enforce())
+        membership.on_change(lambda roster: register_sites(superlink, _keys(roster, plan)))
         outcome: list[RunOutcome] = []
         # No annotation: Flower looks for a plain assignment.
         app = ServerApp()
 
         @app.main()
         def main(grid: Grid, _: Context) -> None:
-            outcome.append(loop.run(grid, state))
+            if isinstance(grid, RunGrid):
+                membership.on_change(lambda roster: grid.set_sites(_keys(roster, plan)))
+            with membership:
+                outcome.append(loop.run(grid, state))
 
-        run_server_app(app, superlink=superlink, node_keys=_keys(roster, plan))
+        run_server_app(app, superlink=superlink, node_keys=_keys(membership.roster, plan))
         results = results_of(outcome[0], transport="mTLS", sealed=True, blinded=blinded)
         write_run(server.state / "results", outcome[0], results)
         return results
@@ -143,6 +159,11 @@ def _console(
         port=server.console_port,
         setting="console_port in [server]",
     )
+
+
+def _membership(server: ServerConfig) -> Membership:
+    used = server.state / "roster-used.json"
+    return Membership(RosterKeeper(server.roster, public_key=server.consortium_key, used=used))
 
 
 def _plan_for(plan: RunPlan, roster: Roster) -> RunPlan:
@@ -171,11 +192,16 @@ def _plan_for(plan: RunPlan, roster: Roster) -> RunPlan:
 
 
 def _keys(roster: Roster, plan: RunPlan) -> dict[str, str]:
-    return {site: roster.node_keys[site] for site in plan.sites}
+    """The plan's sites that the roster lists, with their node keys."""
+    return {site: key for site, key in roster.node_keys.items() if site in plan.sites}
 
 
 def _exchange_service(
-    server: ServerConfig, hub: ExchangeHub, plan: RunPlan, hpke_key: HpkePrivateKey
+    server: ServerConfig,
+    hub: ExchangeHub,
+    plan: RunPlan,
+    hpke_key: HpkePrivateKey,
+    membership: Membership,
 ) -> ExchangeService:
     return ExchangeService(
         hub,
@@ -185,6 +211,7 @@ def _exchange_service(
         server_key=server.key.read_bytes(),
         ca_certificate=server.ca.read_bytes(),
         hpke_key=hpke_key,
+        check_certificate=membership.check_certificate,
     )
 
 

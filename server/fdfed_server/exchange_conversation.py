@@ -47,6 +47,7 @@ class Context(Protocol):
     async def write(self, message: pb.HubFrame) -> None: ...
     def auth_context(self) -> dict[str, list[bytes]]: ...
     def invocation_metadata(self) -> Any: ...
+    def peer(self) -> str: ...
 
 
 class Conversation:
@@ -75,6 +76,13 @@ class Conversation:
         self._context = context
         self._on_open = on_open
         self._turn = asyncio.Lock()
+        self._dismissal: FrameRefused | None = None
+        self._dismissed = asyncio.Event()
+
+    def dismiss(self, refusal: FrameRefused) -> None:
+        """Ends the stream with this refusal as its last word; to be called in its event loop."""
+        self._dismissal = refusal
+        self._dismissed.set()
 
     async def run(self) -> None:
         """Talks until the site hangs up or breaks the rules of sealing."""
@@ -91,8 +99,16 @@ class Conversation:
         # If one of the two fails, the other ends, and the stream with it.
         async with asyncio.TaskGroup() as group:
             writing = group.create_task(self._write_all(session, answers))
-            await self._read_all(session, answers)
-            writing.cancel()
+            reading = group.create_task(self._read_all(session, answers))
+            leaving = group.create_task(self._dismissed.wait())
+            await asyncio.wait((reading, leaving), return_when=asyncio.FIRST_COMPLETED)
+            # With the turn: a sealed frame that was cut short would look like an attack.
+            async with self._turn:
+                for task in (writing, reading, leaving):
+                    task.cancel()
+                if self._dismissal is not None:
+                    refusal = pb.HubContent(refusal=self._refuse(self._dismissal))
+                    await self._context.write(_sealed(session, refusal))
 
     async def _read_all(self, session: Session, answers: _Answers) -> None:
         """Takes the site's frames as they come. Reading stops while the queue is full, so that a
@@ -146,7 +162,7 @@ class Conversation:
     async def _write(self, session: Session, content: pb.HubContent) -> None:
         # Sealed in the order in which it is sent.
         async with self._turn:
-            await self._context.write(pb.HubFrame(sealed=session.seal(content.SerializeToString())))
+            await self._context.write(_sealed(session, content))
 
     def _refuse(self, refusal: FrameRefused) -> pb.Refusal:
         self._hub.count_refusal(self._site, refusal)
@@ -164,6 +180,10 @@ def parse_site_frame(data: bytes) -> pb.SiteFrame | FrameRefused:
     except DecodeError:
         return FrameRefused(ExchangeCode.MALFORMED, "the message cannot be parsed")
     return message
+
+
+def _sealed(session: Session, content: pb.HubContent) -> pb.HubFrame:
+    return pb.HubFrame(sealed=session.seal(content.SerializeToString()))
 
 
 def _unsealed(session: Session, message: pb.SiteFrame | FrameRefused) -> bytes:

@@ -12,6 +12,8 @@ import logging
 import threading
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
@@ -53,6 +55,16 @@ _OPTIONS: Final = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """One site's open stream."""
+
+    conversation: Conversation
+    certificate: bytes
+    """PEM, as TLS saw it."""
+    peer: str
+
+
 class ExchangeService:
     """The gRPC side of one hub. `start` binds the port, `stop` frees it."""
 
@@ -69,6 +81,7 @@ class ExchangeService:
         insecure: bool = False,
         on_connect: Callable[[str], None] | None = None,
         on_disconnect: Callable[[str], None] | None = None,
+        check_certificate: Callable[[str, bytes], None] | None = None,
     ) -> None:
         """
         Args:
@@ -82,6 +95,8 @@ class ExchangeService:
             insecure: no TLS, and a site is whoever it says it is. For tests.
             on_connect: called, in the service's thread, once a site's stream is open.
             on_disconnect: the same, once it is closed.
+            check_certificate: raises `FrameRefused` for a certificate, in PEM, that is not the
+                site's any more. None takes whatever the authority has signed: for tests.
 
         Raises:
             InvalidInput: if a certificate or key is missing, or given together with `insecure`.
@@ -107,10 +122,14 @@ class ExchangeService:
         self._insecure = insecure
         self._on_connect = on_connect
         self._on_disconnect = on_disconnect
+        self._check_certificate = check_certificate
+        self._streams: dict[str, _Stream] = {}
+        """Open streams by site; touched in the event loop alone."""
         # Replaced, never changed: other threads read it.
         self._connected: frozenset[str] = frozenset()
         self._bound: Future[int] = Future()
         self._stop: Callable[[float], None] | None = None
+        self._enforce: Callable[[], None] | None = None
         self._thread: threading.Thread | None = None
 
     @property
@@ -138,11 +157,20 @@ class ExchangeService:
             )
         else:
             log.info("exchange with mutual TLS on %s (port %d)", self._address, port)
+        if self._check_certificate is None and not self._insecure:
+            log.warning(
+                "EXCHANGE WITHOUT A ROSTER on port %d: nobody is revoked. Tests only.", port
+            )
         if isinstance(self._hpke_key, NoSealing):
             log.warning(
                 "EXCHANGE NOT SEALED on port %d: whoever opens TLS reads prototypes. Tests only.",
                 port,
             )
+
+    def enforce(self) -> None:
+        """Checks the certificate of every open stream again, and ends those that do not hold."""
+        if self._enforce is not None:
+            self._enforce()
 
     def stop(self, grace: float = 0.5) -> None:
         """Ends all streams, at once or `grace` seconds from now, and frees the port."""
@@ -180,6 +208,7 @@ class ExchangeService:
             loop.call_soon_threadsafe(stopping.put_nowait, grace)
 
         self._stop = stop
+        self._enforce = lambda: _soon(loop, self._dismiss_revoked)
         self._bound.set_result(port)
         await server.stop(await stopping.get())
         # The handlers of the streams just cut still have to run to their end; closing the loop
@@ -208,8 +237,9 @@ class ExchangeService:
         conversation = Conversation(
             self._hub, self._hpke_key, site, context, on_open=lambda: self._opened(site)
         )
+        stream = _Stream(conversation, self._certificate(context), context.peer())
         try:
-            self._admit(site)
+            self._admit(site, stream)
         except FrameRefused as err:
             await conversation.turn_away(err)
             return
@@ -225,12 +255,35 @@ class ExchangeService:
         names = context.auth_context().get("x509_common_name", [])
         return names[0].decode(errors="replace") if len(names) == 1 else ""
 
-    def _admit(self, site: str) -> None:
+    def _certificate(self, context: Context) -> bytes:
+        if self._insecure:
+            return b""
+        (pem,) = context.auth_context()["x509_pem_cert"]
+        return pem
+
+    def _admit(self, site: str, stream: _Stream) -> None:
         if site not in self._sites:
             raise FrameRefused(ExchangeCode.UNKNOWN_SITE)
+        self._check(site, stream)
         if site in self._connected:
-            raise FrameRefused(ExchangeCode.DUPLICATE_STREAM)
+            raise FrameRefused(
+                ExchangeCode.DUPLICATE_STREAM,
+                f"from {stream.peer}, while a stream from {self._streams[site].peer} is open: two "
+                "agents have one identity, or an old connection is not yet known to be gone",
+            )
         self._connected |= {site}
+        self._streams[site] = stream
+
+    def _check(self, site: str, stream: _Stream) -> None:
+        if self._check_certificate is not None:
+            self._check_certificate(site, stream.certificate)
+
+    def _dismiss_revoked(self) -> None:
+        for site, stream in tuple(self._streams.items()):
+            try:
+                self._check(site, stream)
+            except FrameRefused as err:
+                stream.conversation.dismiss(err)
 
     def _opened(self, site: str) -> None:
         log.info("site %s: exchange stream open", site)
@@ -240,6 +293,13 @@ class ExchangeService:
     def _release(self, site: str) -> None:
         self._hub.disconnect(site)
         self._connected -= {site}
+        self._streams.pop(site, None)
         log.info("site %s: exchange stream closed", site)
         if self._on_disconnect is not None:
             self._on_disconnect(site)
+
+
+def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    """Runs `call` in the loop, which may have ended by now."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(call)

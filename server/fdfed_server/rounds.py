@@ -8,7 +8,7 @@ sum is reproducible, and it saves the state after every round.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +32,13 @@ from fdfed_server.asking import ask
 from fdfed_server.flower import site_nodes
 from fdfed_server.hub import ExchangeHub
 from fdfed_server.observer import Observer
+from fdfed_server.roster_carrier import RosterCarrier
 from fdfed_server.run_control import RunControl
 from fdfed_server.run_state import GlobalModel, RunState, save_state
 from fdfed_server.secret_relay import SecretRelay, asking_over
 from fdfed_server.strategy import SiteReply, Strategy, TrainedRound
 
+_REMOVED: Final = "the consortium has removed it from the roster"
 _GRACE_SECONDS: Final = 10.0
 """How long a round waits for a site that has just gone before it begins without it."""
 
@@ -59,6 +61,7 @@ class RoundLoop:
         secrets: has the sites make a secret for each round that exchanges; None where it follows
             from the plan, as in a simulation.
         control: through which an operator pauses and stops the run; None where nobody does.
+        rosters: brings sites the newest roster before a round; None where there is none.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class RoundLoop:
         poll_seconds: float = 0.05,
         secrets: SecretRelay | None = None,
         control: RunControl | None = None,
+        rosters: RosterCarrier | None = None,
     ) -> None:
         self._strategy = strategy
         self._hub = hub
@@ -79,6 +83,7 @@ class RoundLoop:
         self._poll_seconds = poll_seconds
         self._secrets = secrets
         self._control = control
+        self._rosters = rosters
         self._prepared: dict[str, Prepared] = {}
 
     def run(self, grid: Grid, state: RunState) -> RunOutcome:
@@ -94,7 +99,7 @@ class RoundLoop:
             # A run that goes on does as its rounds do: a site that is gone for good cannot hold it.
             self._online(grid, state)
         else:
-            self._join(grid, state, needed=len(plan.sites))
+            self._join(grid, state, needed=lambda: len(self._strategy.sites))
         while not state.finished:
             if self._control is not None:
                 self._control.await_permission()
@@ -133,6 +138,7 @@ class RoundLoop:
         nodes: Mapping[str, int],
     ) -> TrainedRound:
         examples = {site: self._prepared[site].num_train for site in nodes}
+        self._bring_roster(grid, nodes)
         offer = self._offer(grid, state, server_round, attempt, nodes)
         instructions = self._strategy.configure_train(
             state, server_round, attempt, examples, offer=offer
@@ -165,6 +171,10 @@ class RoundLoop:
             attempt=attempt,
             sites=tuple(nodes),
         )
+
+    def _bring_roster(self, grid: Grid, nodes: Mapping[str, int]) -> None:
+        if self._rosters is not None:
+            self._rosters.bring(asking_over(grid, nodes, poll_seconds=self._poll_seconds), nodes)
 
     def _observed(self, replies: Iterator[SiteReply], server_round: int) -> Iterator[SiteReply]:
         for reply in replies:
@@ -239,28 +249,27 @@ class RoundLoop:
 
     def _online(self, grid: Grid, state: RunState) -> dict[str, int]:
         """The sites of this round, prepared, in the plan's order; waits until they are a quorum."""
-        plan = self._strategy.plan
-        waited_until = time.monotonic() + _GRACE_SECONDS
-        while time.monotonic() < waited_until and len(self._present(grid)) < len(plan.sites):
+        strategy, waited_until = self._strategy, time.monotonic() + _GRACE_SECONDS
+        while time.monotonic() < waited_until and len(self._present(grid)) < len(strategy.sites):
             time.sleep(self._poll_seconds)
-        return self._join(grid, state, needed=plan.quorum_of(len(plan.sites)))
+        return self._join(grid, state, needed=lambda: strategy.quorum)
 
-    def _join(self, grid: Grid, state: RunState, *, needed: int) -> dict[str, int]:
-        """Waits for `needed` sites, and has each that is new count its images."""
+    def _join(self, grid: Grid, state: RunState, *, needed: Callable[[], int]) -> dict[str, int]:
+        """Waits for `needed()` sites, and has each that is new count its images."""
         told: tuple[str, ...] = ()
         while True:
             nodes = self._present(grid)
-            missing = tuple(site for site in self._strategy.plan.sites if site not in nodes)
+            missing = tuple(site for site in self._strategy.sites if site not in nodes)
             if missing != told:
                 told = missing
                 self._observer.waiting_for(missing)
-            if len(nodes) >= needed:
+            if len(nodes) >= needed():
                 break
             time.sleep(self._poll_seconds)
         new = {site: node for site, node in nodes.items() if site not in self._prepared}
         refusals = self._prepare(grid, state, new)
         ready = {site: node for site, node in nodes.items() if site in self._prepared}
-        quorum = self._strategy.plan.quorum_of(len(self._strategy.plan.sites))
+        quorum = self._strategy.quorum
         if len(ready) < quorum:
             raise ConnectionFailed(
                 f"{len(ready)} site(s) accepted the plan, {quorum} are needed. "
@@ -272,7 +281,7 @@ class RoundLoop:
 
     def _present(self, grid: Grid) -> dict[str, int]:
         online = site_nodes(grid)
-        return {site: online[site] for site in self._strategy.plan.sites if site in online}
+        return {site: online[site] for site in self._strategy.sites if site in online}
 
     def _prepare(self, grid: Grid, state: RunState, nodes: Mapping[str, int]) -> dict[str, str]:
         record = Prepare(plan=self._strategy.plan, run_id=state.run_id).to_record()
@@ -309,7 +318,7 @@ class RoundLoop:
         kind: str,
         group: int,
     ) -> Iterator[SiteReply]:
-        return ask(
+        replies = ask(
             grid,
             nodes,
             records,
@@ -318,6 +327,10 @@ class RoundLoop:
             deadline_seconds=self._strategy.plan.round_deadline_seconds,
             poll_seconds=self._poll_seconds,
         )
+        for reply in replies:
+            # A site that was removed meanwhile: what it had sent by then is not used.
+            removed = reply.site not in self._strategy.sites
+            yield SiteReply(site=reply.site, record=None, failure=_REMOVED) if removed else reply
 
 
 def _encoded(

@@ -9,7 +9,7 @@ from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
 from fdfed.errors import QuorumNotMet, WireError
-from fdfed.wire import SecretOffer, SecretRequest
+from fdfed.wire import RosterRelay, SecretOffer, SecretRequest
 from fdfed_server.asking import ask
 from fdfed_server.strategy import SiteReply
 
@@ -17,7 +17,7 @@ OFFER_SECONDS: Final = 60.0
 """How long a site may take to make a secret before the next one is asked; its work takes
 milliseconds."""
 
-Asking = Callable[[str, SecretRequest], SiteReply]
+Asking = Callable[[str, SecretRequest | RosterRelay], SiteReply]
 """Asks one site, by name, and returns its reply or the reason why there is none."""
 
 
@@ -81,14 +81,14 @@ class SecretRelay:
 def asking_over(grid: Grid, nodes: Mapping[str, int], *, poll_seconds: float) -> Asking:
     """Asks over Flower."""
 
-    def asking(site: str, request: SecretRequest) -> SiteReply:
+    def asking(site: str, request: SecretRequest | RosterRelay) -> SiteReply:
         records: dict[str, RecordDict] = {site: request.to_record()}
         replies: Iterator[SiteReply] = ask(
             grid,
             {site: nodes[site]},
             records,
-            kind="query.secret",
-            group=request.server_round,
+            kind="query.roster" if isinstance(request, RosterRelay) else "query.secret",
+            group=0 if isinstance(request, RosterRelay) else request.server_round,
             deadline_seconds=OFFER_SECONDS,
             poll_seconds=poll_seconds,
         )

@@ -7,7 +7,7 @@ step; the round loop calls `configure_train`, `aggregate_train`, `configure_eval
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -89,6 +89,7 @@ class Strategy:
         if plan.aggregation != "plain":
             raise InvalidInput("aggregation = masked is not wired in yet; use aggregation = plain")
         self.plan = plan
+        self._removed: frozenset[str] = frozenset()
         network = initial_network(plan)
         names = shared_names(network, plan.strategy)
         self._averaging = create_strategy(plan.strategy)
@@ -100,6 +101,21 @@ class Strategy:
     def taps(self) -> tuple[str, ...]:
         """The network's taps, in the order of every vector with one entry a tap."""
         return self.layout.names
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The plan's sites, less those that the consortium has removed since."""
+        return tuple(site for site in self.plan.sites if site not in self._removed)
+
+    @property
+    def quorum(self) -> int:
+        """Sites whose weights must enter a round, of those that are left."""
+        return self.plan.quorum_of(len(self.sites))
+
+    def keep_sites(self, listed: Collection[str]) -> None:
+        """From now on a site of the plan that is not `listed` is waited for by nobody, and nothing
+        that it sent enters a sum. Safe to call from another thread."""
+        self._removed = frozenset(site for site in self.plan.sites if site not in listed)
 
     @property
     def has_exchange(self) -> bool:
@@ -179,7 +195,7 @@ class Strategy:
             accepted.bytes_up += _nbytes(result.weights)
             # The weights are in the sum; keeping them would make memory grow with the sites.
             accepted.results[reply.site] = replace(result, weights={})
-        quorum = self.plan.quorum_of(len(self.plan.sites))
+        quorum = self.quorum
         if len(accepted.results) < quorum:
             reasons = "; ".join(f"{site}: {why}" for site, why in accepted.refused.items())
             raise QuorumNotMet(

@@ -58,6 +58,11 @@ class RunGrid(HttpGrid):
         super().__init__(superlink.control_address, False, superlink.root_certificates, token=token)
         self._superlink = superlink
         self._retry_invoker = patient_retry()
+        self.set_sites(node_keys)
+
+    def set_sites(self, node_keys: Mapping[str, str]) -> None:
+        """From now on these are the sites; a node of any other key is nobody's."""
+        # Replaced, never changed: another thread reads it.
         self._site_of = {flower_key(text): name for name, text in node_keys.items()}
 
     def __enter__(self) -> Self:
@@ -81,10 +86,11 @@ class RunGrid(HttpGrid):
 
     def nodes_by_site(self) -> dict[str, int]:
         """Site name → node id, for the sites of the roster that are online."""
+        nodes, site_of = self.get_nodes(), self._site_of
         return {
-            self._site_of[key]: node.node_id
-            for node in self.get_nodes()
-            if node.status == _ONLINE and (key := bytes(node.public_key)) in self._site_of
+            site_of[key]: node.node_id
+            for node in nodes
+            if node.status == _ONLINE and (key := bytes(node.public_key)) in site_of
         }
 
     def get_nodes(self) -> list[NodeInfo]:

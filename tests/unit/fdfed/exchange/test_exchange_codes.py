@@ -37,6 +37,7 @@ def test_disagreement_on_identity_or_shape_never_passes_for_a_dropped_step() -> 
         "OUT_OF_ORDER",
         "TRUNCATED",
         "ALTERED",
+        "REVOKED",
     }
 
 
@@ -51,4 +52,5 @@ def test_what_breaks_the_sealing_ends_the_stream() -> None:
         "OUT_OF_ORDER",
         "TRUNCATED",
         "ALTERED",
+        "REVOKED",
     }
