@@ -111,6 +111,8 @@ class Roster(Frozen):
     """Counts the changes; whoever holds a roster takes none of a lower version."""
     policies: tuple[PolicyStep, ...] = Field(default=(), max_length=_MAX_POLICIES)
     """Whose signatures the roster needs: the first policy, and each change of it since."""
+    plan_key: Digest | None = None
+    """Ed25519 key, in hexadecimal, with which the coordinator signs run plans."""
 
     @model_validator(mode="after")
     def _check(self) -> Roster:

@@ -25,6 +25,7 @@ from fdfed_client.flower import run_node
 from fdfed_client.group import GroupSecrets
 from fdfed_client.local_report import LocalReport
 from fdfed_client.membership import Membership, read_signing_key
+from fdfed_client.plan_approval import Ask, PlanApproval, PlanRecords
 from fdfed_client.site import Site
 
 log = logging.getLogger(__name__)
@@ -72,10 +73,16 @@ def run_agent(
     data: Path | None,
     phantoms: bool,
     stop: threading.Event,
+    approve: bool = False,
+    ask: Ask | None = None,
     on_step: Callable[[int, int, int], None] | None = None,
     on_event: Callable[[str], None] | None = None,
 ) -> None:
     """Serves the site's coordinator until `stop` is set.
+
+    Args:
+        approve: train for a plan only when a person has approved it.
+        ask: asks the person at this terminal.
 
     Raises:
         DataError: if there are no usable images, before anything connects.
@@ -110,9 +117,19 @@ def run_agent(
             on_step=on_step,
             on_result=LocalReport(config.state / "local").add,
         )
+        approval = PlanApproval(
+            config.policy,
+            gate,
+            PlanRecords(config.state),
+            plan_key=lambda: membership.member.roster.roster.plan_key,
+            audit=audit,
+            required=approve or ask is not None,
+            ask=ask,
+            stop=stop,
+        )
         with closing(site):
             run_node(
-                build_client_app(site, admit_plan=gate.admit_plan),
+                build_client_app(site, admit_plan=approval.admit),
                 gate=gate,
                 server=config.fleet_address,
                 root_certificates=_read(config.ca),

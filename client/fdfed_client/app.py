@@ -19,13 +19,13 @@ from fdfed_client.site import Site
 
 
 def build_client_app(
-    site: Site, *, admit_plan: Callable[[RunPlan], None] = lambda plan: None
+    site: Site, *, admit_plan: Callable[[RunPlan, str], None] = lambda plan, signature: None
 ) -> ClientApp:
     """An app whose handlers decode the record, ask the site, and encode its answer.
 
     Args:
-        admit_plan: raises for a plan that the site's own policy forbids. A simulation has nobody to
-            hide from, and takes any.
+        admit_plan: given a plan and the coordinator's signature; raises for one that this site does
+            not take part in. A simulation has nobody to hide from, and takes any.
     """
     # No annotation: Flower looks for a plain assignment.
     app = ClientApp()
@@ -33,7 +33,7 @@ def build_client_app(
     @app.query("prepare")
     def prepare(message: Message, _: Context) -> Message:
         asked = Prepare.from_record(message.content)
-        admit_plan(asked.plan)
+        admit_plan(asked.plan, asked.plan_signature)
         return Message(site.prepare(asked).to_record(), reply_to=message)
 
     @app.query("secret")
@@ -49,13 +49,13 @@ def build_client_app(
     @app.train()
     def train(message: Message, _: Context) -> Message:
         instruction = TrainInstruction.from_record(message.content)
-        admit_plan(instruction.plan)
+        admit_plan(instruction.plan, instruction.plan_signature)
         return Message(site.train(instruction).to_record(), reply_to=message)
 
     @app.evaluate()
     def evaluate(message: Message, _: Context) -> Message:
         instruction = EvaluateInstruction.from_record(message.content)
-        admit_plan(instruction.plan)
+        admit_plan(instruction.plan, instruction.plan_signature)
         return Message(site.evaluate(instruction).to_record(), reply_to=message)
 
     return app

@@ -16,7 +16,7 @@ from fdfed.evaluation.metrics import Aggregate
 from fdfed.exchange import ExchangeStats
 from fdfed.exchange.group_secret import MAX_EPOCH, MAX_OFFER
 from fdfed.roster import MAX_ROSTER
-from fdfed.wire.record import MAX_EXAMPLES, Part, Reader, as_vector, build_record
+from fdfed.wire.record import MAX_EXAMPLES, MAX_SIGNATURE, Part, Reader, as_vector, build_record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,15 +24,22 @@ class Prepare:
     """Coordinator → site: this is the plan; say what you have for it."""
 
     plan: RunPlan
+    plan_signature: str = ""
+    """By the coordinator (`fdfed.plan_signature`); empty in a simulation."""
     run_id: str
 
     def to_record(self) -> RecordDict:
-        return build_record("prepare", {"plan": self.plan.to_json(), "run_id": self.run_id})
+        header = {"plan": self.plan.to_json(), "plan_signature": self.plan_signature}
+        return build_record("prepare", {**header, "run_id": self.run_id})
 
     @classmethod
     def from_record(cls, record: RecordDict) -> Prepare:
-        reader = Reader(record, "prepare", ("plan", "run_id"))
-        return cls(plan=reader.plan(), run_id=reader.run_id())
+        reader = Reader(record, "prepare", ("plan", "plan_signature", "run_id"))
+        return cls(
+            plan=reader.plan(),
+            plan_signature=reader.text("plan_signature", limit=MAX_SIGNATURE),
+            run_id=reader.run_id(),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +164,7 @@ class TrainInstruction:
     """Coordinator → site: train one round from these weights with this α."""
 
     plan: RunPlan
+    plan_signature: str = ""
     run_id: str
     server_round: int
     attempt: int
@@ -190,6 +198,7 @@ class TrainInstruction:
         plan = reader.plan()
         return cls(
             plan=plan,
+            plan_signature=reader.text("plan_signature", limit=MAX_SIGNATURE),
             run_id=reader.run_id(),
             server_round=reader.integer("server_round", 1, plan.rounds),
             attempt=reader.integer("attempt", 1, 1_000_000),
@@ -206,6 +215,7 @@ class TrainInstruction:
 
 
 _TRAIN_SCALARS: Final = (
+    "plan_signature",
     "server_round",
     "attempt",
     "phase",
@@ -302,6 +312,7 @@ class EvaluateInstruction:
     """Coordinator → site: score these weights on one part of your split."""
 
     plan: RunPlan
+    plan_signature: str = ""
     run_id: str
     server_round: int
     """The round that made the weights; tensors that stay at the site are taken from it too."""
@@ -311,6 +322,7 @@ class EvaluateInstruction:
     def to_record(self) -> RecordDict:
         header = {
             "plan": self.plan.to_json(),
+            "plan_signature": self.plan_signature,
             "run_id": self.run_id,
             "server_round": self.server_round,
             "part": self.part,
@@ -319,10 +331,15 @@ class EvaluateInstruction:
 
     @classmethod
     def from_record(cls, record: RecordDict) -> EvaluateInstruction:
-        reader = Reader(record, "evaluate", ("plan", "run_id", "server_round", "part", "tensors"))
+        reader = Reader(
+            record,
+            "evaluate",
+            ("plan", "plan_signature", "run_id", "server_round", "part", "tensors"),
+        )
         plan = reader.plan()
         return cls(
             plan=plan,
+            plan_signature=reader.text("plan_signature", limit=MAX_SIGNATURE),
             run_id=reader.run_id(),
             server_round=reader.integer("server_round", 0, plan.rounds),
             part=reader.part(),

@@ -22,6 +22,8 @@ FORMAT: Final = 1
 """Version of the records. A peer of another version is refused, never guessed at."""
 
 MAX_EXAMPLES: Final = 10_000_000
+MAX_SIGNATURE: Final = 128
+"""Hexadecimal digits of an Ed25519 signature."""
 _HEADER: Final = "fdfed"
 _VECTORS: Final = "vectors"
 _WEIGHTS: Final = "weights"

@@ -46,6 +46,8 @@ class ServerConfig(Frozen):
     key: Path = Path("server.key")
     hpke_key: Path = Path("hpke.key")
     """The private key to which the sites seal what they send on the exchange."""
+    plan_key: Path = Path("plan.key")
+    """The private key that signs the run plan; the roster names its public half."""
     roster: Path = Path("roster.json")
     """Signed: `roster.sig` lies beside it."""
     consortium_key: Path = Path("consortium.pub")
@@ -78,6 +80,15 @@ class FederationConfig(Frozen):
         """
         config = parse(cls, read_toml(path), source=str(path))
         base = path.resolve().parent
-        names = ("ca", "certificate", "key", "hpke_key", "roster", "consortium_key", "state")
+        names = (
+            "ca",
+            "certificate",
+            "key",
+            "hpke_key",
+            "plan_key",
+            "roster",
+            "consortium_key",
+            "state",
+        )
         paths = {name: base / getattr(config.server, name) for name in names}
         return config.model_copy(update={"server": config.server.model_copy(update=paths)})

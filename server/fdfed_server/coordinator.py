@@ -21,6 +21,7 @@ from fdfed.errors import InvalidInput
 from fdfed.evaluation.results import RunResults
 from fdfed.exchange import HpkePrivateKey
 from fdfed.metrics import process_registry, serving
+from fdfed.plan_signature import read_plan_key, sign_plan
 from fdfed.roster import Roster
 from fdfed.roster_keeper import RosterKeeper
 from fdfed_server.config import FederationConfig, ServerConfig
@@ -82,7 +83,8 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
             _BLINDING[plan.exchange.blinding],
             _TWO_SITES if len(plan.sites) == 2 else "",
         )
-        strategy = Strategy(plan)
+        signature = _signature(plan, server, membership.roster)
+        strategy = Strategy(plan, plan_signature=signature)
         folder = server.state / "run"
         state = resume(folder, plan)
         if state is None:
@@ -164,6 +166,22 @@ def _console(
 def _membership(server: ServerConfig) -> Membership:
     used = server.state / "roster-used.json"
     return Membership(RosterKeeper(server.roster, public_key=server.consortium_key, used=used))
+
+
+def _signature(plan: RunPlan, server: ServerConfig, roster: Roster) -> str:
+    """The coordinator's signature under the plan.
+
+    Raises:
+        InvalidInput: if the key is not the one that the roster names: no site would take the plan.
+    """
+    key = read_plan_key(server.plan_key)
+    if key.public_key().public_bytes_raw().hex() != roster.plan_key:
+        raise InvalidInput(
+            f"the key in {server.plan_key} is not the one that the roster names for run plans, so "
+            "no site would take the plan; use the server folder and the roster of one provisioning"
+        )
+    log.info("run plan %s, signed: sites that approve plans approve this hash", plan.digest)
+    return sign_plan(plan, key)
 
 
 def _plan_for(plan: RunPlan, roster: Roster) -> RunPlan:

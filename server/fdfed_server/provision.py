@@ -3,7 +3,8 @@
     OUT/consortium/    the authority, the roster and its drafts (`vault.py`); keep it offline, or at
                        one hospital
     OUT/signers/       NAME.key, where several sign: each goes to that person and stays nowhere else
-    OUT/server/        ca.pem, server.pem, server.key, hpke.key, federation.toml
+    OUT/server/        ca.pem, server.pem, server.key, hpke.key, plan.key,
+                       federation.toml
     OUT/sites/<site>/  an enrolment pack: ca.pem, consortium.pub, server-hpke.pub, site.toml,
                        invitation.json. No key: `fdfed-client enrol` makes them at the hospital
     server and sites   roster.json, roster.sig, consortium.pub
@@ -107,7 +108,14 @@ def provision(
     _write_server(out / "server", authority, options, hpke_key, policy)
     vault = _write_vault(out, authority, hpke_key.public, policy, keys)
     identities = _write_sites(vault, authority, options, hpke_key.public, out, dealt=with_site_keys)
-    vault.put_draft(Roster(sites=identities, policies=(PolicyStep(policy=policy),)))
+    plan_key = ed25519.Ed25519PrivateKey.generate()
+    write_private(out / "server" / "plan.key", line(plan_key.private_bytes_raw().hex()))
+    roster = Roster(
+        sites=identities,
+        policies=(PolicyStep(policy=policy),),
+        plan_key=plan_key.public_key().public_bytes_raw().hex(),
+    )
+    vault.put_draft(roster)
     for key in list(keys.values())[:threshold]:
         add_signature(vault, key)
     hand_out(vault, publish(vault), out)

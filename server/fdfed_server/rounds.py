@@ -284,7 +284,11 @@ class RoundLoop:
         return {site: online[site] for site in self._strategy.sites if site in online}
 
     def _prepare(self, grid: Grid, state: RunState, nodes: Mapping[str, int]) -> dict[str, str]:
-        record = Prepare(plan=self._strategy.plan, run_id=state.run_id).to_record()
+        record = Prepare(
+            plan=self._strategy.plan,
+            plan_signature=self._strategy.plan_signature,
+            run_id=state.run_id,
+        ).to_record()
         records = dict.fromkeys(nodes, record)
         refusals: dict[str, str] = {}
         for reply in self._ask(grid, nodes, records, kind="query.prepare", group=0):

@@ -85,10 +85,11 @@ class Strategy:
     else of the mean (`fdfed.strategies.Averaging`).
     """
 
-    def __init__(self, plan: RunPlan) -> None:
+    def __init__(self, plan: RunPlan, *, plan_signature: str = "") -> None:
         if plan.aggregation != "plain":
             raise InvalidInput("aggregation = masked is not wired in yet; use aggregation = plain")
         self.plan = plan
+        self.plan_signature = plan_signature
         self._removed: frozenset[str] = frozenset()
         network = initial_network(plan)
         names = shared_names(network, plan.strategy)
@@ -149,6 +150,7 @@ class Strategy:
         """One instruction a site; `examples` holds the training images of those that are asked."""
         instruction = TrainInstruction(
             plan=self.plan,
+            plan_signature=self.plan_signature,
             run_id=state.run_id,
             server_round=server_round,
             attempt=attempt,
@@ -210,6 +212,7 @@ class Strategy:
         """The instruction to score `model`, made in `server_round`; the same for every site."""
         return EvaluateInstruction(
             plan=self.plan,
+            plan_signature=self.plan_signature,
             run_id=state.run_id,
             server_round=server_round,
             part=part,

@@ -8,21 +8,27 @@ import threading
 from pathlib import Path
 from typing import Annotated, Literal
 
+import click
 import typer
 
-from fdfed.errors import InvalidInput
 from fdfed.terminal import run_command
+from fdfed_client.cli.configured import site_config
+from fdfed_client.cli.plan import ask_at_terminal, is_attended, plan
 
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
 )
+app.command()(plan)
 
 
-@app.command()
+@app.callback(invoke_without_command=True)
 def agent(
-    site: Annotated[str, typer.Option(help="This hospital's name, as in its site.toml.")],
+    context: typer.Context,
+    site: Annotated[
+        str | None, typer.Option(help="This hospital's name, as in its site.toml.")
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -35,6 +41,14 @@ def agent(
     ] = None,
     phantoms: Annotated[
         bool, typer.Option("--phantoms", help="Built-in phantoms instead of images, for a trial.")
+    ] = False,
+    approve: Annotated[
+        bool,
+        typer.Option(
+            "--approve",
+            help="Train for a run plan only when a person has approved it: asks at a terminal, "
+            "else waits for `fdfed-client plan --approve`.",
+        ),
     ] = False,
     device: Annotated[
         Literal["auto", "cuda", "cpu"] | None, typer.Option(help="Where to train.")
@@ -55,6 +69,10 @@ def agent(
     The agent connects outward only, runs no code that it is sent, and goes on until it is stopped
     (Ctrl-C or SIGTERM). What it sends is listed in audit.log in its state folder.
     """
+    if context.invoked_subcommand is not None:
+        return
+    if site is None:
+        raise click.UsageError("give this hospital's name with --site, or a command", ctx=context)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
 
@@ -63,35 +81,26 @@ def agent(
 
     from fdfed.terminal import configure_logging
     from fdfed_client.agent import run_agent
-    from fdfed_client.config import SiteConfig
     from fdfed_client.progress import step_bar
 
     shown = Console()
     console = shown if shown.is_terminal and log_format == "text" and not quiet else None
     configure_logging(log_format, quiet=quiet, console=console)
-    loaded = SiteConfig.load(config or _find_config(site))
-    if loaded.site != site:
-        raise InvalidInput(
-            f"--site is {site}, but the configuration belongs to {loaded.site}; give the "
-            "site.toml of this site with --config"
-        )
+    loaded = site_config(site, config)
     if device is not None:
         loaded = loaded.model_copy(update={"device": device})
     if threads is not None:
         torch.set_num_threads(threads)
     with step_bar(console) as on_step:
-        run_agent(loaded, data=data, phantoms=phantoms, stop=stop, on_step=on_step)
-
-
-def _find_config(site: str) -> Path:
-    places = (Path("site.toml"), Path("federation/sites") / site / "site.toml")
-    for place in places:
-        if place.exists():
-            return place
-    raise InvalidInput(
-        f"no site.toml for {site}: looked at {' and '.join(map(str, places))}. Give the one that "
-        "`fdfed-server provision` made with --config"
-    )
+        run_agent(
+            loaded,
+            data=data,
+            phantoms=phantoms,
+            stop=stop,
+            approve=approve,
+            ask=(lambda plan: ask_at_terminal(plan, stop)) if approve and is_attended() else None,
+            on_step=on_step,
+        )
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,9 @@ MESSAGE_KINDS: Final[tuple[MessageKind, ...]] = (
 """Everything that a site ever says, apart from its calls to join, beat, fetch and leave."""
 
 
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
 class PolicyRefusal(RefusedByPolicy):
     """A rule of the site forbids it. The coordinator is told the rule's name and nothing else."""
 
@@ -36,6 +39,14 @@ class Policy(Frozen):
 
     messages: tuple[MessageKind, ...] = MESSAGE_KINDS
     """Kinds of message that may leave. Without `prototypes` no plan with `fd+exch` is accepted."""
+    require_signed_plan: bool = True
+    """Train for a plan only if the key that the roster names has signed it."""
+    require_approval: bool = False
+    """Train for a plan only when a person here has approved it; so does `--approve`."""
+    approved_plans: tuple[Hash, ...] | None = None
+    """Hashes of the plans that are approved beforehand; where the list is given, no other is."""
+    require_masked_aggregation: bool = False
+    """Weights leave only masked, so that the coordinator learns their sum over sites alone."""
     allowed_networks: tuple[str, ...] | None = None
     """`None`: every network that is installed here."""
     allowed_losses: tuple[str, ...] | None = None
@@ -62,6 +73,12 @@ class Policy(Frozen):
                 "the plan exchanges prototypes (loss = fd+exch), and messages in [policy] of "
                 "site.toml does not list prototypes; allow them, or ask for a plan with another "
                 "loss",
+            )
+        if self.require_masked_aggregation and plan.aggregation != "masked":
+            raise PolicyRefusal(
+                "require_masked_aggregation",
+                f"the plan has aggregation = {plan.aggregation}, and require_masked_aggregation is "
+                "on in [policy] of site.toml; ask for a plan with aggregation = masked",
             )
         if self.max_rounds is not None and plan.rounds > self.max_rounds:
             raise PolicyRefusal(

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from fdfed.config import RunPlan
 from fdfed.data import write_phantoms
 from fdfed.terminal import run_command
 from fdfed_client.cli.main import app
+from fdfed_client.plan_approval import PlanRecords
 from fdfed_server.provision import provision
 
 Command = Callable[..., tuple[int, str, str]]
@@ -124,3 +126,25 @@ def test_a_wrong_use_exits_with_2(client: Command, arguments: tuple[str, ...]) -
     code, _, err = client(*arguments)
     assert code == 2
     assert "Traceback" not in err
+
+
+def test_the_plan_that_was_asked_for_is_shown_in_words_and_approved_by_its_whole_hash(
+    client: Command, federation: Path
+) -> None:
+    config = federation / "sites" / "tnbc" / "site.toml"
+    words = ("plan", "--site", "tnbc", "--config", config)
+    code, _, err = client(*words)
+    assert (code, "no run plan has come to tnbc yet" in err) == (2, True)
+    plan = RunPlan(sites=("tnbc", "monuseg"))
+    records = PlanRecords(config.parent / "state")
+    records.keep(plan, "")
+    code, out, _ = client(*words)
+    assert code == 0
+    assert "not approved" in out
+    assert "sees this site's weights" in out
+    code, _, err = client(*words, "--approve", plan.digest[:16])
+    assert (code, "give the whole hash" in err) == (5, True)
+    assert not records.has_approved(plan.digest)
+    assert client(*words, "--approve", plan.digest)[0] == 0
+    assert records.has_approved(plan.digest)
+    assert "not approved" not in client(*words)[1]

@@ -51,6 +51,7 @@ def test_each_party_gets_its_folder_and_nobody_elses_private_key(consortium: Pat
             "server.pem",
             "server.key",
             "hpke.key",
+            "plan.key",
             "federation.toml",
             *signed,
         },
