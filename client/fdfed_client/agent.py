@@ -24,6 +24,7 @@ from fdfed_client.exchange_identity import SiteIdentity
 from fdfed_client.flower import run_node
 from fdfed_client.group import GroupSecrets
 from fdfed_client.local_report import LocalReport
+from fdfed_client.masking import Masking, signer_of
 from fdfed_client.membership import Membership, read_signing_key
 from fdfed_client.plan_approval import Ask, PlanApproval, PlanRecords
 from fdfed_client.site import Site
@@ -96,10 +97,10 @@ def run_agent(
     group = GroupSecrets.over(membership, config)
     log.info(
         "layers: mutual TLS; prototypes are sealed (%s) to the coordinator's key %s…, and blinded "
-        "with a secret of the sites; weights are not masked; no differential privacy, no ε is "
-        "claimed",
+        "with a secret of the sites; weights: %s; no differential privacy, no ε is claimed",
         pinned.suite.value,
         pinned.fingerprint[:16],
+        _weights_layer(config),
     )
     with AuditLog(config.state / "audit.log", key=read_signing_key(config.signing_key)) as audit:
         gate = EgressGate(config.site, config.policy, min_count=config.min_count, audit=audit)
@@ -114,6 +115,12 @@ def run_agent(
             secret_of=group.secret_of,
             make_secret=group.make,
             take_roster=membership.adopt,
+            masking=Masking(
+                lambda: signer_of(membership.member),
+                config.state / "masking",
+                min_sites=config.min_masked_sites,
+                required=config.require_masking,
+            ),
             on_step=on_step,
             on_result=LocalReport(config.state / "local").add,
         )
@@ -140,6 +147,14 @@ def run_agent(
                 on_event=on_event or log.info,
             )
     log.info("the audit log ends with the hash %s", audit.head)
+
+
+def _weights_layer(config: SiteConfig) -> str:
+    """What happens to this site's updates, as far as it can say before it has a plan."""
+    text = "a plan without masks is refused" if config.require_masking else "masked if the plan is"
+    if config.min_masked_sites == 2:
+        return f"{text}; min_masked_sites = 2: of two, each has the other's update all the same"
+    return f"{text}, among {config.min_masked_sites} sites or more"
 
 
 def _open(config: SiteConfig, folder: Path, plan: RunPlan, *, phantoms: bool) -> SiteData:

@@ -11,6 +11,7 @@ from fdfed.config import RunPlan
 from fdfed.wire import (
     EvaluateInstruction,
     Prepare,
+    ReadyRequest,
     RosterRelay,
     SecretRequest,
     TrainInstruction,
@@ -45,6 +46,15 @@ def build_client_app(
     def roster(message: Message, _: Context) -> Message:
         held = site.take_roster(RosterRelay.from_record(message.content))
         return Message(held.to_record(), reply_to=message)
+
+    @app.query("ready")
+    def ready(message: Message, _: Context) -> Message:
+        return answer(
+            "ready",
+            message,
+            ReadyRequest.from_record,
+            lambda asked: site.ready(asked).to_record(),
+        )
 
     @app.train()
     def train(message: Message, _: Context) -> Message:

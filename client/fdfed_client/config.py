@@ -45,6 +45,11 @@ class SiteConfig(Frozen):
     min_patients: int = Field(default=2, ge=1)
     """Fewest patients behind a prototype that this site sends. The plan may ask for more, never
     for fewer."""
+    min_masked_sites: int = Field(default=3, ge=2)
+    """This site enters a masked sum only with at least so many, itself included; of two, each has
+    the other's update when it takes its own from the sum."""
+    require_masking: bool = False
+    """Whether this site refuses a plan by which the coordinator would read its update."""
     allow_deterministic: bool = False
     """Whether a run whose blinding secret the coordinator knows may use this site: for tests."""
     state: Path = Path("state")

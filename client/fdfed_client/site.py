@@ -25,6 +25,7 @@ from fdfed.exchange import BlindedExchange, BlindingSecret, Exchange, ExchangeSt
 from fdfed.layer_weights import propose
 from fdfed.losses import AuxiliaryLoss
 from fdfed.networks import SegmentationNetwork
+from fdfed.privacy import ContributionLayout, Measures, PairwiseMasks
 from fdfed.roster import SignedRoster
 from fdfed.training.fastest import USUAL, fastest_setting, lay_out_
 from fdfed.training.initialise import initial_auxiliary, initial_network
@@ -36,9 +37,12 @@ from fdfed.training.step import layout_of
 from fdfed.wire import (
     EvaluateInstruction,
     EvaluateResult,
+    MaskedResult,
     Part,
     Prepare,
     Prepared,
+    Ready,
+    ReadyRequest,
     RosterInForce,
     RosterRelay,
     SecretOffer,
@@ -46,6 +50,7 @@ from fdfed.wire import (
     TrainInstruction,
     TrainResult,
 )
+from fdfed_client.masking import Masking
 
 log = logging.getLogger(__name__)
 
@@ -118,8 +123,9 @@ class Site:
             follows from the seed and hides nothing.
         make_secret: makes and seals one for all sites of a round; None where there are no keys.
         take_roster: looks at a roster and its signatures; gives the one in force afterwards.
+        masking: keys and masks for a plan with masked aggregation; None where there are no keys.
         on_step: told (server_round, steps done, steps of the round) after every step.
-        on_result: given this site and every result before it is sent.
+        on_result: given this site and every result before it is sent, or masked.
         watch_exchange: goes around the exchange of a round, for a simulation that looks into it.
     """
 
@@ -136,6 +142,7 @@ class Site:
         secret_of: SecretOf = lambda message: BlindingSecret.known_to_all(message.plan.seed),
         make_secret: Callable[[SecretRequest], SecretOffer] | None = None,
         take_roster: Callable[[bytes, bytes], SignedRoster] | None = None,
+        masking: Masking | None = None,
         on_step: Callable[[int, int, int], None] | None = None,
         on_result: Callable[[Site, TrainResult | EvaluateResult], None] | None = None,
         watch_exchange: Callable[[Exchange], Exchange] = lambda exchange: exchange,
@@ -156,6 +163,7 @@ class Site:
         self._secret_of = secret_of
         self._make_secret = make_secret
         self._take_roster = take_roster
+        self._masking = masking
         self._on_step = on_step
         self._on_result = on_result
         self._watch_exchange = watch_exchange
@@ -203,15 +211,29 @@ class Site:
         found = self._take_roster(message.roster.encode(), message.signatures.encode())
         return RosterInForce(version=found.roster.version, digest=found.digest)
 
-    def train(self, message: TrainInstruction) -> TrainResult:
-        """Trains one round. A round that is asked again gives the same answer again.
+    def ready(self, message: ReadyRequest) -> Ready:
+        """A fresh masking key for an attempt of a round, signed.
 
         Raises:
+            CryptoError: if the attempt is not a new one.
+            RefusedByPolicy: if this site has no keys to sign with.
+        """
+        return self._keys().ready(message)
+
+    def train(self, message: TrainInstruction) -> TrainResult | MaskedResult:
+        """Trains one round. A round that is asked again gives the same answer again; with masked
+        aggregation, an attempt is answered once and the next one trained anew.
+
+        Raises:
+            CryptoError: if the keys to mask with do not verify in every respect.
             ExchangeIncomplete: if the plan requires the cross-site term and a step had none.
             WireError: if the weights or α are not of the plan's network.
         """
         self.exchanged, self.alpha = ExchangeStats(), tuple(message.alpha.tolist())
         model = self._ready(message.plan)
+        # Before the training: what does not verify costs no time.
+        is_masked = message.plan.aggregation == "masked"
+        masks = self._keys().masks_of(message) if is_masked else None
         before = self._record_before(message)
         self._load_(model, message.weights, before)
         try:
@@ -242,7 +264,7 @@ class Site:
         )
         if self._on_result is not None:
             self._on_result(self, result)
-        return result
+        return result if masks is None else _masked(result, masks, plan=message.plan)
 
     def evaluate(self, message: EvaluateInstruction) -> EvaluateResult:
         """Scores the weights on one part: aggregates over the site's minimum count of images, or
@@ -314,6 +336,10 @@ class Site:
     def _ready(self, plan: RunPlan) -> LocalModel:
         if self._model is not None and self._model.plan == plan:
             return self._model
+        if plan.aggregation == "masked":
+            self._keys()
+        if self._masking is not None:
+            self._masking.check(plan)
         images = self._open_images(plan)
         if images.phantoms != plan.phantoms:
             kinds = {True: "phantoms", False: "real images"}
@@ -359,6 +385,11 @@ class Site:
         patients = max(self.min_patients, plan.exchange.min_patients)
         exchange = plan.exchange.model_copy(update={"min_patients": patients})
         return plan.model_copy(update={"exchange": exchange})
+
+    def _keys(self) -> Masking:
+        if self._masking is None:
+            raise RefusedByPolicy(f"{self.name} has no keys to mask its updates with")
+        return self._masking
 
     def _exchange_of(self, plan: RunPlan) -> Exchange | None:
         if plan.effective_loss != "fd+exch":
@@ -465,3 +496,25 @@ def _copies(module: torch.nn.Module | None) -> dict[str, Tensor]:
 def _used(stats: ExchangeStats, *, answered: int) -> ExchangeStats:
     """`stats`, in which a reply that the training step did not accept counts as dropped."""
     return replace(stats, answered=answered, dropped=stats.steps - answered)
+
+
+def _masked(result: TrainResult, masks: PairwiseMasks, *, plan: RunPlan) -> MaskedResult:
+    """`result` as one site's part of a sum, under its masks."""
+    measures = Measures(
+        loss_seg=result.loss_seg,
+        alpha=result.alpha,
+        fd=result.fd,
+        exch=result.exch,
+        total=tap_losses(plan, result.fd, result.exch),
+    )
+    layout = ContributionLayout.of(result.weights, taps=len(result.alpha))
+    values = layout.contribution(result.weights, measures, num_examples=result.num_examples)
+    masks.add_(values)
+    return MaskedResult(
+        run_id=result.run_id,
+        server_round=result.server_round,
+        attempt=result.attempt,
+        seconds=result.seconds,
+        exchange=result.exchange,
+        values=values,
+    )

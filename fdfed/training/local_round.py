@@ -61,15 +61,29 @@ class LocalRound:
 
     @property
     def first_step(self) -> int:
-        """Steps trained in all rounds before this one: the position in the stream of batches."""
+        """Steps trained in all rounds before this one."""
         return (self.server_round - 1) * self.plan.steps_per_round
 
+    @property
+    def first_batch(self) -> int:
+        """The position in the stream of batches. A round that is repeated draws the same, except
+        under masks: two sums over different sites of one and the same updates would differ by a
+        single one of them."""
+        if self.plan.aggregation == "plain":
+            return self.first_step
+        return self.first_step + (self.attempt - 1) * self._steps_of_the_run
+
+    @property
+    def _steps_of_the_run(self) -> int:
+        return self.plan.rounds * self.plan.steps_per_round
+
     def moment(self, step: int) -> Moment:
-        """What an auxiliary loss is told of a step; a round that is repeated draws the same."""
-        plan, number = self.plan, self.first_step + step
-        # Below 2⁶³, and another number for every pair of seed and step.
-        generator = torch.Generator().manual_seed((plan.seed << 31) + number)
-        return Moment(step=number, steps=plan.rounds * plan.steps_per_round, generator=generator)
+        """What an auxiliary loss is told of a step; its draws go with the batches."""
+        # Below 2⁶³, and another number for every pair of seed and batch.
+        generator = torch.Generator().manual_seed((self.plan.seed << 31) + self.first_batch + step)
+        return Moment(
+            step=self.first_step + step, steps=self._steps_of_the_run, generator=generator
+        )
 
 
 @dataclass(slots=True)
@@ -257,7 +271,7 @@ def _batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     dtype = torch.float64 if request.plan.precision == "fp64" else torch.float32
     for step in range(request.plan.steps_per_round):
-        image, mask = data.training_batch(request.first_step + step)
+        image, mask = data.training_batch(request.first_batch + step)
         yield image.to(device, dtype, non_blocking=True), mask.to(device, dtype, non_blocking=True)
 
 

@@ -5,13 +5,15 @@ treats its input as a stranger's: the format version, the exact keys, types, ran
 finiteness are checked before any value is used, and whatever does not fit is a `WireError`.
 No key string and no Flower record is built anywhere else.
 
-A record holds at most three parts:
+A record holds at most these parts:
 
     "fdfed"    ConfigRecord   format, kind, and the message's scalars and texts
     "vectors"  ArrayRecord    small float64 arrays, one entry a tap
     "weights"  ArrayRecord    one array: the tensors of the network, packed; the header lists them
+    "masked"   ArrayRecord    one array: the integers that a site adds to a masked sum
 """
 
+from fdfed.wire.masked import MaskedResult, Ready, ReadyRequest
 from fdfed.wire.messages import (
     EvaluateInstruction,
     EvaluateResult,
@@ -31,9 +33,12 @@ __all__ = [
     "FORMAT",
     "EvaluateInstruction",
     "EvaluateResult",
+    "MaskedResult",
     "Part",
     "Prepare",
     "Prepared",
+    "Ready",
+    "ReadyRequest",
     "RosterInForce",
     "RosterRelay",
     "SecretOffer",

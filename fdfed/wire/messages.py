@@ -11,12 +11,13 @@ import numpy as np
 from flwr.app import RecordDict
 from numpy.typing import NDArray
 
-from fdfed.config import MAX_STALENESS, RunPlan
+from fdfed.config import RunPlan
 from fdfed.evaluation.metrics import Aggregate
 from fdfed.exchange import ExchangeStats
 from fdfed.exchange.group_secret import MAX_EPOCH, MAX_OFFER
 from fdfed.roster import MAX_ROSTER
 from fdfed.wire.record import MAX_EXAMPLES, MAX_SIGNATURE, Part, Reader, as_vector, build_record
+from fdfed.wire.stats import STATS_KEYS, read_stats, stats_entries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +179,9 @@ class TrainInstruction:
     offer: str = ""
     """The secret that blinds this round, sealed to each site (`fdfed.exchange.group_secret`); empty
     where nothing is exchanged, or the secret follows from the plan."""
+    masking_keys: tuple[str, ...] = ()
+    """The signed key of every site of the attempt (`fdfed.privacy.masking_keys`): the set among
+    which updates are masked; empty where aggregation is plain."""
     alpha: NDArray[np.float64]
     """One weight a tap, in the network's tap order."""
     target: NDArray[np.float64] | None
@@ -190,11 +194,13 @@ class TrainInstruction:
             vectors["target"] = self.target
         scalars = {name: getattr(self, name) for name in _TRAIN_SCALARS}
         header = {"plan": self.plan.to_json(), "run_id": self.run_id, **scalars}
+        header["masking_keys"] = json.dumps(self.masking_keys)
         return build_record("train", header, vectors=vectors, weights=self.weights)
 
     @classmethod
     def from_record(cls, record: RecordDict) -> TrainInstruction:
-        reader = Reader(record, "train", ("plan", "run_id", "tensors", *_TRAIN_SCALARS))
+        keys = ("plan", "run_id", "tensors", "masking_keys", *_TRAIN_SCALARS)
+        reader = Reader(record, "train", keys)
         plan = reader.plan()
         return cls(
             plan=plan,
@@ -206,6 +212,7 @@ class TrainInstruction:
             total_examples=reader.integer("total_examples", 1, MAX_EXAMPLES),
             best_round=reader.integer("best_round", 0, plan.rounds),
             offer=reader.text("offer", limit=MAX_OFFER),
+            masking_keys=reader.texts("masking_keys", limit=MAX_OFFER),
             alpha=reader.vector("alpha"),
             target=reader.vector("target", may_be_nan=True)
             if reader.has_vector("target")
@@ -249,14 +256,13 @@ class TrainResult:
 
     def to_record(self) -> RecordDict:
         header = {name: getattr(self, name) for name in _RESULT_SCALARS}
-        stats = {f"exchange_{name}": getattr(self.exchange, name) for name in _STATS}
         vectors = {name: getattr(self, name) for name in _RESULT_VECTORS}
-        return build_record("trained", header | stats, vectors=vectors, weights=self.weights)
+        header |= stats_entries(self.exchange)
+        return build_record("trained", header, vectors=vectors, weights=self.weights)
 
     @classmethod
     def from_record(cls, record: RecordDict) -> TrainResult:
-        stats = [f"exchange_{name}" for name in _STATS]
-        reader = Reader(record, "trained", ("tensors", *_RESULT_SCALARS, *stats))
+        reader = Reader(record, "trained", ("tensors", *_RESULT_SCALARS, *STATS_KEYS))
         return cls(
             run_id=reader.run_id(),
             server_round=reader.integer("server_round", 1, 10**9),
@@ -268,18 +274,7 @@ class TrainResult:
             fd=reader.vector("fd", may_be_nan=True),
             exch=reader.vector("exch", may_be_nan=True),
             valid=reader.vector("valid"),
-            exchange=ExchangeStats(
-                steps=reader.integer("exchange_steps", 0, 2**31),
-                answered=reader.integer("exchange_answered", 0, 2**31),
-                dropped=reader.integer("exchange_dropped", 0, 2**31),
-                peers_mean=reader.number("exchange_peers_mean"),
-                staleness_mean=reader.number("exchange_staleness_mean"),
-                staleness_max=reader.integer("exchange_staleness_max", 0, MAX_STALENESS),
-                bytes_up=reader.integer("exchange_bytes_up", 0, 2**62),
-                bytes_down=reader.integer("exchange_bytes_down", 0, 2**62),
-                swap_ms_p50=reader.number("exchange_swap_ms_p50"),
-                swap_ms_p99=reader.number("exchange_swap_ms_p99"),
-            ),
+            exchange=read_stats(reader),
             weights=reader.weights(),
         )
 
@@ -293,18 +288,6 @@ _RESULT_SCALARS: Final = (
     "seconds",
 )
 _RESULT_VECTORS: Final = ("alpha", "fd", "exch", "valid")
-_STATS: Final = (
-    "steps",
-    "answered",
-    "dropped",
-    "peers_mean",
-    "staleness_mean",
-    "staleness_max",
-    "bytes_up",
-    "bytes_down",
-    "swap_ms_p50",
-    "swap_ms_p99",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from fdfed.config import RunPlan, SiteName
 from fdfed.errors import InvalidInput, WireError
 from fdfed.evaluation.metrics import Aggregate
-from fdfed.wire.weights import MAX_MANIFEST, Weights, pack
+from fdfed.wire.weights import MAX_MANIFEST, Weights, pack, pack_integers, packed_integers
 
 FORMAT: Final = 1
 """Version of the records. A peer of another version is refused, never guessed at."""
@@ -27,6 +27,7 @@ MAX_SIGNATURE: Final = 128
 _HEADER: Final = "fdfed"
 _VECTORS: Final = "vectors"
 _WEIGHTS: Final = "weights"
+_MASKED: Final = "masked"
 _MAX_TEXT: Final = 65_536
 _MAX_MAGNITUDE: Final = 1e12
 """Of a loss, an α, a time: far above any real one, and so small that no mean over sites overflows
@@ -46,12 +47,15 @@ def build_record(
     *,
     vectors: Mapping[str, NDArray[np.float64]] | None = None,
     weights: Mapping[str, NDArray[Any]] | None = None,
+    masked: NDArray[np.uint64] | None = None,
 ) -> RecordDict:
     """A record of the current format with these parts; vectors become float64."""
     entries: dict[str, Any] = {"format": FORMAT, "kind": kind, **header}
     record = RecordDict()
     if weights is not None:
         record[_WEIGHTS], entries["tensors"] = pack(weights)
+    if masked is not None:
+        record[_MASKED] = pack_integers(masked)
     record[_HEADER] = ConfigRecord(entries)
     if vectors is not None:
         as_float64 = {name: np.asarray(v, dtype=np.float64) for name, v in vectors.items()}
@@ -163,6 +167,13 @@ class Reader:
             raise WireError(f"{self._kind}.{key} is not a list of sites") from err
         return tuple(names)
 
+    def texts(self, key: str, *, limit: int) -> tuple[str, ...]:
+        try:
+            found = TypeAdapter(list[str]).validate_json(self.text(key, limit=limit))
+        except ValidationError as err:
+            raise WireError(f"{self._kind}.{key} is not a list of texts") from err
+        return tuple(found)
+
     def flag(self, key: str) -> bool:
         return bool(self._get(key, bool))
 
@@ -243,3 +254,6 @@ class Reader:
 
     def weights(self) -> Weights:
         return Weights(self._arrays(_WEIGHTS), self.text("tensors", limit=MAX_MANIFEST))
+
+    def masked(self) -> NDArray[np.uint64]:
+        return packed_integers(self._arrays(_MASKED))

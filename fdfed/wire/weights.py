@@ -42,7 +42,7 @@ class Weights(Mapping[str, NDArray[Any]]):
     def __init__(self, record: ArrayRecord, manifest: str) -> None:
         if list(record) != [_PACKED]:
             raise WireError(f"the weights are not the one array {_PACKED!r}")
-        self._data = _packed_bytes(record[_PACKED])
+        self._data = _packed_bytes(record[_PACKED], np.dtype(np.uint8))
         self._places: dict[str, tuple[np.dtype[Any], tuple[int, ...], int]] = {}
         offset = 0
         for name, dtype, shape in _parse_manifest(manifest):
@@ -88,8 +88,25 @@ def pack(weights: Mapping[str, NDArray[Any]]) -> tuple[ArrayRecord, str]:
     )
 
 
-def _packed_bytes(array: Array) -> memoryview:
-    """The bytes behind a serialised uint8 array, without the copy that `np.load` makes."""
+def pack_integers(values: NDArray[np.uint64]) -> ArrayRecord:
+    """Flat integers as the one packed array (little-endian)."""
+    return ArrayRecord({_PACKED: Array(values.astype("<u8", copy=False))})
+
+
+def packed_integers(record: ArrayRecord) -> NDArray[np.uint64]:
+    """The integers of `pack_integers`: a read-only view of what travelled, `(n,)`.
+
+    Raises:
+        WireError: if it is not one array of one dimension, of little-endian uint64.
+    """
+    if list(record) != [_PACKED]:
+        raise WireError(f"the masked numbers are not the one array {_PACKED!r}")
+    dtype = np.dtype("<u8")
+    return np.frombuffer(_packed_bytes(record[_PACKED], dtype), dtype)
+
+
+def _packed_bytes(array: Array, expected: np.dtype[Any]) -> memoryview:
+    """The bytes behind a serialised flat array, without the copy that `np.load` makes."""
     try:
         stream = io.BytesIO(array.data)
         version = np.lib.format.read_magic(stream)
@@ -99,8 +116,10 @@ def _packed_bytes(array: Array) -> memoryview:
     except (ValueError, TypeError, EOFError, SyntaxError) as err:
         raise WireError("the packed weights are not a readable array") from err
     data = memoryview(array.data)[stream.tell() :]
-    if dtype != np.uint8 or shape != (len(data),):
-        raise WireError(f"the packed weights are {dtype} {shape} in {len(data)} bytes")
+    if dtype != expected or len(shape) != 1 or shape[0] * dtype.itemsize != len(data):
+        raise WireError(
+            f"the packed weights are {dtype} {shape} in {len(data)} bytes, not {expected} (n,)"
+        )
     return data
 
 
