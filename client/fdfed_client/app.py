@@ -49,12 +49,8 @@ def build_client_app(
 
     @app.query("ready")
     def ready(message: Message, _: Context) -> Message:
-        return answer(
-            "ready",
-            message,
-            ReadyRequest.from_record,
-            lambda asked: site.ready(asked).to_record(),
-        )
+        announced = site.ready(ReadyRequest.from_record(message.content))
+        return Message(announced.to_record(), reply_to=message)
 
     @app.train()
     def train(message: Message, _: Context) -> Message:

@@ -77,7 +77,11 @@ class LocalReport:
             },
             rounds=rounds,
             alpha=rounds[-1].alpha if rounds else {},
-            privacy=PrivacyResult(transport="TLS", min_count=max(site.min_count, plan.min_count)),
+            privacy=PrivacyResult(
+                transport="TLS",
+                secure_aggregation=plan.aggregation == "masked",
+                min_count=max(site.min_count, plan.min_count),
+            ),
             config=plan.model_dump(mode="json"),
             versions=library_versions(),
             phantoms=plan.phantoms,

@@ -78,7 +78,8 @@ class SiteRound:
     val_iou: float | None = None
     num_examples: int | None = None
     drift: float | None = None
-    """Euclidean distance of the site's weights from those it was sent."""
+    """Euclidean distance of the site's weights from those it was sent. This and the losses are None
+    where aggregation is masked: nobody but the site has them."""
     seconds: float | None = None
     answered: int | None = None
     """Steps that had a cross-site term; `None` in a round without the exchange."""
@@ -125,7 +126,10 @@ class RoundRecord:
     seconds: float | None = None
     bytes: Traffic = field(default_factory=Traffic)
     drift: float | None = None
-    """How far apart the sites' weights ended: √(Σ_s w_s ‖W_s − W̄‖²), w_s = n_s / N."""
+    """How far apart the sites' weights ended: √(Σ_s w_s ‖W_s − W̄‖²), w_s = n_s / N. None where
+    aggregation is masked."""
+    loss_seg: float | None = None
+    """L_seg over the round's steps, averaged over sites by examples."""
 
     @property
     def mean_val_dice(self) -> float | None:

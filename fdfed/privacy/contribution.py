@@ -64,8 +64,9 @@ class ContributionLayout:
 
     @classmethod
     def of(cls, weights: Mapping[str, NDArray[Any]], *, taps: int) -> ContributionLayout:
-        """The layout for tensors like `weights`, in their order, and so many taps."""
-        return cls(tuple((name, w.dtype, w.shape) for name, w in weights.items()), taps)
+        """The layout for tensors like `weights` and so many taps. Tensors are sorted by name: a
+        coordinator that has read them from a file holds them in another order."""
+        return cls(tuple((name, w.dtype, w.shape) for name, w in sorted(weights.items())), taps)
 
     @property
     def size(self) -> int:

@@ -24,6 +24,7 @@ from fdfed.evaluation.results_files import (
     write_rounds_csv,
 )
 from fdfed.exchange import Exchange
+from fdfed.privacy import Signer
 from fdfed.simulation.grid import Fault, InProcessGrid
 from fdfed.training.initialise import initial_network
 from fdfed.training.model_file import save_model
@@ -31,6 +32,7 @@ from fdfed.training.sharing import local_names, shared_names
 from fdfed.training.site_state import SiteStore
 from fdfed_client.app import build_client_app
 from fdfed_client.local_results import case_views, image_rows
+from fdfed_client.masking import Masking
 from fdfed_client.site import Site
 from fdfed_server.hub import ExchangeHub
 from fdfed_server.in_process import InProcessExchange
@@ -198,6 +200,7 @@ class _Runner:
         self._run_plan = _federated(plan)
         self._strategy = Strategy(self._run_plan)
         self._hub = ExchangeHub(self._strategy.cross_site_terms)
+        self._signers = Signer.circle(self._run_plan.sites)
         self._sites = {name: self._site(name) for name in self._run_plan.sites}
 
     def _images(self, name: str) -> SiteData:
@@ -215,6 +218,9 @@ class _Runner:
                 name,
                 max_staleness=plan.exchange.max_staleness,
                 delay_steps=plan.exchange.delay_steps,
+            ),
+            masking=Masking(
+                self._signers[name], self._out / "state" / "masking" / name, min_sites=2
             ),
             on_step=lambda *step: self._step_done(name, *step),
             watch_exchange=self._progress.watch_exchange,

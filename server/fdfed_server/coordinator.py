@@ -77,10 +77,11 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
         membership = _membership(server)
         plan = _plan_for(config.run, membership.roster)
         log.info(
-            "layers: mutual TLS; prototypes are sealed (%s); blinding: %s; weights are not masked; "
+            "layers: mutual TLS; prototypes are sealed (%s); blinding: %s; weights: %s; "
             "no differential privacy, no ε is claimed%s",
             hpke_key.suite.value,
             _BLINDING[plan.exchange.blinding],
+            _weights_layer(plan),
             _TWO_SITES if len(plan.sites) == 2 else "",
         )
         signature = _signature(plan, server, membership.roster)
@@ -182,6 +183,14 @@ def _signature(plan: RunPlan, server: ServerConfig, roster: Roster) -> str:
         )
     log.info("run plan %s, signed: sites that approve plans approve this hash", plan.digest)
     return sign_plan(plan, key)
+
+
+def _weights_layer(plan: RunPlan) -> str:
+    if plan.aggregation == "plain":
+        return "not masked, this process reads each site's update"
+    if len(plan.sites) == 2:
+        return "masked, but of two sites each has the other's update when it takes its own away"
+    return "masked, this process reads their sum alone"
 
 
 def _plan_for(plan: RunPlan, roster: Roster) -> RunPlan:

@@ -60,7 +60,11 @@ def results_of(
         ),
         seconds={"total": state.seconds},
         privacy=PrivacyResult(
-            transport=transport, sealed=sealed, blinded=blinded, min_count=plan.min_count
+            transport=transport,
+            sealed=sealed,
+            blinded=blinded,
+            secure_aggregation=plan.aggregation == "masked",
+            min_count=plan.min_count,
         ),
         config=plan.model_dump(mode="json"),
         versions=library_versions(),

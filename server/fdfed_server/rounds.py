@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -26,12 +27,14 @@ from fdfed.wire import (
     Part,
     Prepare,
     Prepared,
+    ReadyRequest,
     TrainInstruction,
 )
 from fdfed_server.asking import ask
 from fdfed_server.flower import site_nodes
 from fdfed_server.hub import ExchangeHub
 from fdfed_server.observer import Observer
+from fdfed_server.ready_phase import READY_SECONDS, AttemptCounter, ReadySet, ready_set
 from fdfed_server.roster_carrier import RosterCarrier
 from fdfed_server.run_control import RunControl
 from fdfed_server.run_state import GlobalModel, RunState, save_state
@@ -84,6 +87,7 @@ class RoundLoop:
         self._secrets = secrets
         self._control = control
         self._rosters = rosters
+        self._attempts = AttemptCounter(folder)
         self._prepared: dict[str, Prepared] = {}
 
     def run(self, grid: Grid, state: RunState) -> RunOutcome:
@@ -114,14 +118,16 @@ class RoundLoop:
     def _round(self, grid: Grid, state: RunState) -> RunState:
         server_round, began = state.completed_rounds + 1, time.perf_counter()
         plan = self._strategy.plan
-        for attempt in range(1, plan.attempts + 1):
+        for tried in range(1, plan.attempts + 1):
+            masked = plan.aggregation == "masked"
+            attempt = self._attempts.next(server_round) if masked else tried
             self._observer.round_started(server_round, plan.phase(server_round), attempt)
             nodes = self._online(grid, state)
             try:
                 trained = self._train(grid, state, server_round, attempt, nodes)
             except QuorumNotMet as err:
                 self._observer.attempt_failed(server_round, attempt, str(err))
-                if attempt == plan.attempts:
+                if tried == plan.attempts:
                     raise
                 continue
             evaluations = self._evaluate(grid, state, trained.model, server_round, nodes)
@@ -137,11 +143,13 @@ class RoundLoop:
         attempt: int,
         nodes: Mapping[str, int],
     ) -> TrainedRound:
-        examples = {site: self._prepared[site].num_train for site in nodes}
         self._bring_roster(grid, nodes)
+        ready = self._ready(grid, state, server_round, attempt, nodes)
+        nodes = ready.nodes
+        examples = {site: self._prepared[site].num_train for site in nodes}
         offer = self._offer(grid, state, server_round, attempt, nodes)
         instructions = self._strategy.configure_train(
-            state, server_round, attempt, examples, offer=offer
+            state, server_round, attempt, examples, offer=offer, masking_keys=ready.masking_keys
         )
         records = _encoded(instructions)
         with self._exchange_round(state, server_round, attempt, tuple(nodes)):
@@ -149,6 +157,32 @@ class RoundLoop:
             return self._strategy.aggregate_train(
                 state, server_round, attempt, examples, self._observed(replies, server_round)
             )
+
+    def _ready(
+        self,
+        grid: Grid,
+        state: RunState,
+        server_round: int,
+        attempt: int,
+        nodes: Mapping[str, int],
+    ) -> ReadySet:
+        """The sites of the attempt; with plain aggregation, all that are there."""
+        plan = self._strategy.plan
+        if plan.aggregation == "plain":
+            return ReadySet(dict(nodes))
+        return ready_set(
+            partial(
+                ask,
+                grid,
+                kind="query.ready",
+                group=server_round,
+                deadline_seconds=READY_SECONDS,
+                poll_seconds=self._poll_seconds,
+            ),
+            ReadyRequest(run_id=state.run_id, server_round=server_round, attempt=attempt),
+            nodes,
+            quorum=plan.quorum_of(len(plan.sites)),
+        )
 
     def _exchanges(self, server_round: int) -> bool:
         return self._strategy.has_exchange and self._strategy.plan.phase(server_round) == 2

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from flwr.app import RecordDict
 from numpy.typing import NDArray
 
 from fdfed.config import RunPlan
-from fdfed.errors import InvalidInput, QuorumNotMet, WireError
+from fdfed.errors import QuorumNotMet, WireError
 from fdfed.evaluation.results import RoundRecord, SiteRound, TapLoss, Traffic
 from fdfed.exchange import ExchangeStats, TapLayout
 from fdfed.layer_weights import aggregate as aggregate_alpha
 from fdfed.layer_weights import starting_alpha, target_of
+from fdfed.privacy import ContributionLayout, Mean
 from fdfed.strategies import create_strategy
 from fdfed.training.initialise import initial_network
 from fdfed.training.local_round import tap_losses
@@ -29,15 +30,19 @@ from fdfed.training.step import layout_of
 from fdfed.wire import (
     EvaluateInstruction,
     EvaluateResult,
+    MaskedResult,
     Part,
     TrainInstruction,
     TrainResult,
     Weights,
 )
 from fdfed_server.aggregation import WeightedAverage
+from fdfed_server.masked_sum import MaskedSum
 from fdfed_server.run_state import UNKNOWN_SCORE, Best, GlobalModel, RunState
 from fdfed_server.selection import displaces
 from fdfed_server.terms import Terms, cross_site_terms
+
+_NOTHING: Final = np.empty(0, np.uint64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +68,10 @@ class TrainedRound:
     exchanges: tuple[ExchangeStats, ...]
     traffic: Traffic
     drift: float | None
-    """√(Σ_s w_s ‖W_s − W̄‖²): how far apart the sites' weights ended; None if they stay there."""
+    """√(Σ_s w_s ‖W_s − W̄‖²): how far apart the sites' weights ended; None if they stay there, or
+    only their sum is known."""
+    loss_seg: float | None = None
+    """Mean of L_seg over sites by examples."""
 
 
 @dataclass(slots=True)
@@ -86,8 +94,6 @@ class Strategy:
     """
 
     def __init__(self, plan: RunPlan, *, plan_signature: str = "") -> None:
-        if plan.aggregation != "plain":
-            raise InvalidInput("aggregation = masked is not wired in yet; use aggregation = plain")
         self.plan = plan
         self.plan_signature = plan_signature
         self._removed: frozenset[str] = frozenset()
@@ -146,6 +152,7 @@ class Strategy:
         examples: Mapping[str, int],
         *,
         offer: str = "",
+        masking_keys: tuple[str, ...] = (),
     ) -> dict[str, TrainInstruction]:
         """One instruction a site; `examples` holds the training images of those that are asked."""
         instruction = TrainInstruction(
@@ -158,6 +165,7 @@ class Strategy:
             total_examples=sum(examples.values()),
             best_round=state.best.server_round,
             offer=offer,
+            masking_keys=masking_keys,
             alpha=state.model.alpha,
             target=state.model.target,
             weights=state.model.weights,
@@ -180,8 +188,11 @@ class Strategy:
         """Folds the replies in one by one, in the order given, and refuses what does not fit.
 
         Raises:
-            QuorumNotMet: if fewer sites than the quorum entered; the state is untouched.
+            QuorumNotMet: if fewer sites than the quorum entered, or under masks any of those that
+                were asked did not; the state is untouched.
         """
+        if self.plan.aggregation == "masked":
+            return self._aggregate_masked(state, server_round, attempt, examples, replies)
         average = WeightedAverage(state.model.weights, measured=self._trained)
         accepted = _Accepted()
         for reply in replies:
@@ -205,6 +216,38 @@ class Strategy:
                 f"site(s) entered, {quorum} are needed ({reasons or 'no reply from the others'})"
             )
         return self._round(state, server_round, attempt, average, accepted)
+
+    def _aggregate_masked(
+        self,
+        state: RunState,
+        server_round: int,
+        attempt: int,
+        examples: Mapping[str, int],
+        replies: Iterable[SiteReply],
+    ) -> TrainedRound:
+        """The round of all sites of the attempt, or none: the sum of fewer is noise."""
+        total = MaskedSum(ContributionLayout.of(state.model.weights, taps=len(self.taps)))
+        accepted: dict[str, MaskedResult] = {}
+        refused: dict[str, str] = {}
+        for reply in replies:
+            try:
+                result = MaskedResult.from_record(_record_of(reply))
+                self._check_answers(result, state.run_id, server_round, attempt, examples)
+                total.fold(result.values)
+            except WireError as err:
+                refused[reply.site] = str(err)
+                continue
+            accepted[reply.site] = replace(result, values=_NOTHING)
+        lacking = [
+            f"{site}: {refused.get(site, 'no reply')}" for site in examples.keys() - accepted
+        ]
+        if lacking:
+            raise QuorumNotMet(
+                f"round {server_round}, attempt {attempt}: under masks every site of an attempt "
+                f"must answer; it is void, and trained anew ({'; '.join(sorted(lacking))})"
+            )
+        mean = total.mean(examples=sum(examples.values()))
+        return self._masked_round(state, (server_round, attempt), mean, accepted, examples)
 
     def configure_evaluate(
         self, state: RunState, model: GlobalModel, server_round: int, part: Part
@@ -274,6 +317,7 @@ class Strategy:
             seconds=seconds,
             bytes=_with_evaluation(trained) if evaluated else trained.traffic,
             drift=trained.drift,
+            loss_seg=trained.loss_seg,
         )
         best, site_best = state.best, state.site_best
         if evaluated:
@@ -327,12 +371,8 @@ class Strategy:
         attempt: int,
         examples: Mapping[str, int],
     ) -> TrainResult:
-        if reply.record is None:
-            raise WireError(reply.failure or "no reply")
-        result = TrainResult.from_record(reply.record)
-        asked = (run_id, server_round, attempt)
-        if (result.run_id, result.server_round, result.attempt) != asked:
-            raise WireError("the reply answers another round or attempt")
+        result = TrainResult.from_record(_record_of(reply))
+        self._check_answers(result, run_id, server_round, attempt, examples)
         if result.num_examples != examples[reply.site]:
             raise WireError(
                 f"num_examples is {result.num_examples}, but the site announced "
@@ -343,13 +383,26 @@ class Strategy:
                 raise WireError(
                     f"{name} does not have one entry for each of the {len(self.taps)} taps"
                 )
+        return result
+
+    def _check_answers(
+        self,
+        result: TrainResult | MaskedResult,
+        run_id: str,
+        server_round: int,
+        attempt: int,
+        examples: Mapping[str, int],
+    ) -> None:
+        """Whether a result is one of this attempt, and had what the plan requires."""
+        asked = (run_id, server_round, attempt)
+        if (result.run_id, result.server_round, result.attempt) != asked:
+            raise WireError("the reply answers another round or attempt")
         self._check_stats(result.exchange)
         if self.plan.exchange.required and self._has_gaps(result, peers=len(examples) - 1):
             raise WireError(
                 "a step of its round lacked the cross-site term of a peer, and the plan has "
                 "exchange.required = true"
             )
-        return result
 
     def _check_stats(self, stats: ExchangeStats) -> None:
         """What a site says of its exchange must hold together, since the run's results repeat it.
@@ -368,7 +421,7 @@ class Strategy:
                 f"{stats.staleness_max} at most, where the plan allows {bound}"
             )
 
-    def _has_gaps(self, result: TrainResult, *, peers: int) -> bool:
+    def _has_gaps(self, result: TrainResult | MaskedResult, *, peers: int) -> bool:
         """Whether a step of the round was not answered with the term of all its peers."""
         if not self.has_exchange or self.plan.phase(result.server_round) == 1:
             return False
@@ -389,7 +442,13 @@ class Strategy:
         shares = np.array([r.num_examples / average.examples for r in results.values()])
         fd = np.stack([r.fd for r in results.values()])
         exch = np.stack([r.exch for r in results.values()])
-        alpha, target = self._next_alpha(state, server_round, results, shares)
+        alpha, target = self._next_alpha(
+            state,
+            server_round,
+            np.stack([r.alpha for r in results.values()]),
+            np.stack([tap_losses(self.plan, r.fd, r.exch) for r in results.values()]),
+            shares,
+        )
         sites = {
             site: SiteRound(
                 loss_seg=result.loss_seg,
@@ -421,19 +480,67 @@ class Strategy:
                 down=sent + sum(stats.bytes_down for stats in exchanges),
             ),
             drift=average.drift(mean) if self._trained else None,
+            loss_seg=float(np.array([r.loss_seg for r in results.values()]) @ shares),
+        )
+
+    def _masked_round(
+        self,
+        state: RunState,
+        number: tuple[int, int],
+        mean: Mean,
+        results: Mapping[str, MaskedResult],
+        examples: Mapping[str, int],
+    ) -> TrainedRound:
+        """As `_round`, from sums alone. What would need one site's update is None."""
+        (server_round, attempt), measures = number, mean.measures
+        alpha, target = self._next_alpha(
+            state, server_round, measures.alpha[None], measures.total[None], np.ones(1)
+        )
+        # In the state's own order, as a plain average has it.
+        average = {name: mean.weights[name] for name in state.model.weights}
+        weights, memory = self._averaging.advance(state.model.weights, average, state.model.memory)
+        exchanges = tuple(result.exchange for result in results.values())
+        numbers = ContributionLayout.of(weights, taps=len(self.taps)).size
+        return TrainedRound(
+            server_round=server_round,
+            attempt=attempt,
+            model=GlobalModel(weights=weights, alpha=alpha, target=target, memory=memory),
+            alpha_used=state.model.alpha,
+            sites={
+                site: SiteRound(
+                    num_examples=examples[site],
+                    seconds=result.seconds,
+                    **_exchanged(result.exchange),
+                )
+                for site, result in results.items()
+            },
+            accepted=tuple(results),
+            losses={
+                tap: TapLoss(fd=_or_none(measures.fd[i]), exch=_or_none(measures.exch[i]))
+                for i, tap in enumerate(self.taps)
+            },
+            exchanges=exchanges,
+            traffic=Traffic(
+                up=8 * numbers * len(results) + sum(stats.bytes_up for stats in exchanges),
+                down=_nbytes(state.model.weights) * len(results)
+                + sum(stats.bytes_down for stats in exchanges),
+            ),
+            drift=None,
+            loss_seg=measures.loss_seg,
         )
 
     def _next_alpha(
         self,
         state: RunState,
         server_round: int,
-        results: Mapping[str, TrainResult],
+        proposals: NDArray[np.float64],
+        losses: NDArray[np.float64],
         shares: NDArray[np.float64],
     ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """α and target of the next round, from a row of proposals and losses for each site."""
         model = state.model
         if self.plan.phase(server_round) == 1:
             return model.alpha, model.target
-        proposals = np.stack([r.alpha for r in results.values()])
         alpha = aggregate_alpha(
             proposals,
             shares,
@@ -444,7 +551,6 @@ class Strategy:
         known = model.target
         if known is not None and not np.isnan(known).any():
             return alpha, known
-        losses = np.stack([tap_losses(self.plan, r.fd, r.exch) for r in results.values()])
         target = target_of(losses, shares, margin=self.plan.alpha.margin)
         # A tap that no site could measure has its target from the first round that measures it.
         return alpha, target if known is None else np.where(np.isnan(known), target, known)
@@ -453,10 +559,20 @@ class Strategy:
         return dict(zip(self.taps, vector.tolist(), strict=True))
 
 
+def _record_of(reply: SiteReply) -> RecordDict:
+    if reply.record is None:
+        raise WireError(reply.failure or "no reply")
+    return reply.record
+
+
 def _nbytes(weights: Mapping[str, NDArray[Any]]) -> int:
     if isinstance(weights, Weights):
         return weights.nbytes
     return sum(value.nbytes for value in weights.values())
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def _mean_known(values: NDArray[np.float64]) -> float | None:
