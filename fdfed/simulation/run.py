@@ -220,7 +220,7 @@ class _Runner:
                 delay_steps=plan.exchange.delay_steps,
             ),
             masking=Masking(
-                self._signers[name], self._out / "state" / "masking" / name, min_sites=2
+                lambda: self._signers[name], self._out / "state" / "masking" / name, min_sites=2
             ),
             on_step=lambda *step: self._step_done(name, *step),
             watch_exchange=self._progress.watch_exchange,

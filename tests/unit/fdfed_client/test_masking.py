@@ -12,10 +12,12 @@ import pytest
 
 from fdfed.config import RunPlan
 from fdfed.errors import CryptoError, RefusedByPolicy
+from fdfed.privacy import Signer
+from fdfed.roster import Roster
 from fdfed.wire import ReadyRequest, TrainInstruction
 from fdfed_client.config import SiteConfig
-from fdfed_client.group import GroupSecrets
 from fdfed_client.masking import Masking, signer_of
+from fdfed_client.membership import Membership
 from fdfed_server.provision import provision
 
 RUN = "0" * 16
@@ -34,8 +36,8 @@ def masking_of(consortium: Path, site: str, state: Path, **settings: Any) -> Mas
     approved = settings.pop("approved", None)
     config = SiteConfig.load(consortium / "sites" / site / "site.toml")
     config = config.model_copy(update={"approved": approved, "state": state / site})
-    member = GroupSecrets.of(config).member
-    return Masking(signer_of(member), state / site / "masking", **settings)
+    membership = Membership.of(config)
+    return Masking(lambda: signer_of(membership.member), state / site / "masking", **settings)
 
 
 @pytest.fixture
@@ -110,7 +112,7 @@ def test_an_attempt_is_answered_once(sites: dict[str, Masking]) -> None:
     keys = announced(sites)
     sites["tnbc"].masks_of(instruction(keys))
     for shown in (keys, keys[:2]):
-        with pytest.raises(CryptoError, match="has announced no masking key"):
+        with pytest.raises(CryptoError, match="or it has been used"):
             sites["tnbc"].masks_of(instruction(shown))
     with pytest.raises(CryptoError, match="each is answered once"):
         sites["tnbc"].ready(REQUEST)
@@ -151,18 +153,28 @@ def test_a_key_that_was_asked_for_twice_before_the_answer_serves_in_its_last_for
 def test_an_instruction_for_which_no_key_was_announced_is_refused(
     sites: dict[str, Masking],
 ) -> None:
-    with pytest.raises(CryptoError, match="has announced no masking key for round 3"):
+    with pytest.raises(CryptoError, match="no masking key was announced for round 3"):
         sites["tnbc"].masks_of(instruction(()))
     keys = announced(sites)
-    with pytest.raises(CryptoError, match="has announced no masking key for round 4"):
+    with pytest.raises(CryptoError, match="no masking key was announced for round 4"):
         sites["tnbc"].masks_of(instruction(keys, server_round=4))
+
+
+def test_a_key_that_was_announced_under_an_earlier_roster_is_of_no_use(tmp_path: Path) -> None:
+    signers = [Signer.circle(SITES)["tnbc"] for _ in range(2)]
+    masking = Masking(lambda: signers[0], tmp_path)
+    keys = (masking.ready(REQUEST).announcement,)
+    signers.reverse()
+    with pytest.raises(CryptoError, match="under the roster now in force"):
+        masking.masks_of(instruction(keys))
 
 
 def test_a_site_that_is_in_the_roster_but_not_approved_is_refused(
     consortium: Path, tmp_path: Path
 ) -> None:
-    member = GroupSecrets.of(SiteConfig.load(consortium / "sites" / "tnbc" / "site.toml")).member
-    approved = tuple(member.roster.roster.sites[site].fingerprint for site in SITES)
+    config = SiteConfig.load(consortium / "sites" / "tnbc" / "site.toml")
+    roster = Roster.load(config.roster)
+    approved = tuple(roster.sites[site].fingerprint for site in SITES)
     sites = {
         site: masking_of(consortium, site, tmp_path, approved=approved)
         for site in (*SITES, "puppet")
