@@ -11,7 +11,9 @@ from flwr.app import RecordDict
 from fdfed.errors import WireError
 from fdfed.wire import (
     EvaluateResult,
+    MaskedResult,
     Prepared,
+    Ready,
     RosterInForce,
     SecretOffer,
     TrainResult,
@@ -35,7 +37,9 @@ REPLIES: Final[Mapping[str, Reply]] = {
     "prepared": Reply("query.prepare", Prepared.from_record),
     "in-force": Reply("query.roster", RosterInForce.from_record),
     "offered": Reply("query.secret", SecretOffer.from_record),
+    "is-ready": Reply("query.ready", Ready.from_record),
     "trained": Reply("train", TrainResult.from_record, has_weights=True),
+    "masked": Reply("train", MaskedResult.from_record),
     "evaluated": Reply("evaluate", EvaluateResult.from_record),
 }
 

@@ -9,13 +9,24 @@ from pydantic import Field
 from fdfed.config import Frozen, RunPlan
 from fdfed.errors import RefusedByPolicy
 
-MessageKind = Literal["prepared", "in-force", "offered", "trained", "evaluated", "prototypes"]
+MessageKind = Literal[
+    "prepared",
+    "in-force",
+    "offered",
+    "is-ready",
+    "trained",
+    "masked",
+    "evaluated",
+    "prototypes",
+]
 
 MESSAGE_KINDS: Final[tuple[MessageKind, ...]] = (
     "prepared",
     "in-force",
     "offered",
+    "is-ready",
     "trained",
+    "masked",
     "evaluated",
     "prototypes",
 )

@@ -248,8 +248,8 @@ def test_an_attempt_is_void_if_the_sum_holds_other_examples_than_were_announced(
 
 
 def test_a_step_without_its_peers_voids_the_attempt_if_the_plan_requires_them() -> None:
-    strategy = Strategy(plan_of(exchange={"required": True}))
+    strategy = Strategy(plan_of(exchange={"required": True}, steps_per_round=2))
     server_round = strategy.plan.phase_1_rounds + 1
     state = state_of(strategy)
     with pytest.raises(QuorumNotMet, match="b: a step of its round lacked the cross-site term"):
-        train(strategy, state, server_round, b={"exchange": replace(STATS, answered=1)})
+        train(strategy, state, server_round, b={"exchange": replace(STATS, answered=1, dropped=1)})

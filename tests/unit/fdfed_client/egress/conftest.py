@@ -15,7 +15,15 @@ from flwr.app import Message, RecordDict
 from fdfed.audit import AuditLog, verify
 from fdfed.evaluation.metrics import Aggregate
 from fdfed.exchange import ExchangeStats
-from fdfed.wire import EvaluateResult, Prepared, RosterInForce, SecretOffer, TrainResult
+from fdfed.wire import (
+    EvaluateResult,
+    MaskedResult,
+    Prepared,
+    Ready,
+    RosterInForce,
+    SecretOffer,
+    TrainResult,
+)
 from fdfed_client.egress import REPLIES, EgressGate, Policy
 from fdfed_server.flower import set_task_identity
 
@@ -36,6 +44,15 @@ SAMPLES: dict[str, Any] = {
     ),
     "in-force": RosterInForce(version=2, digest="cd" * 32),
     "offered": SecretOffer(epoch=17, text="sealed"),
+    "is-ready": Ready(announcement="{}"),
+    "masked": MaskedResult(
+        run_id=RUN,
+        server_round=3,
+        attempt=1,
+        seconds=2.5,
+        exchange=ExchangeStats(steps=2, answered=2, peers_mean=1.0, bytes_up=70, bytes_down=50),
+        values=np.arange(9, dtype=np.uint64),
+    ),
     "trained": TrainResult(
         run_id=RUN,
         server_round=3,

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
+from fdfed import wire
 from fdfed.audit import AuditLog
 from fdfed.config import RunPlan
 from fdfed.exchange import exchange_pb2 as pb
-from fdfed.wire import messages
 from fdfed_client.egress import REPLIES, PolicyRefusal
 from fdfed_client.egress.gate import _CALLS
 from fdfed_client.egress.policy import MESSAGE_KINDS
@@ -26,7 +26,7 @@ def said_by_sites() -> set[str]:
     """Names of all messages in `fdfed.wire` that go from a site to the coordinator."""
     return {
         name
-        for name, thing in vars(messages).items()
+        for name, thing in vars(wire).items()
         if dataclasses.is_dataclass(thing) and str(thing.__doc__).startswith("Site → coordinator")
     }
 
@@ -97,11 +97,15 @@ def trailing(record: RecordDict) -> RecordDict:
 
 
 TRAINED = SAMPLES["trained"].to_record()
+MASKED = SAMPLES["masked"].to_record()
 SMUGGLED = {
     "a part more": RecordDict({**TRAINED, "metrics": ConfigRecord({"auc": 0.9})}),
     "a key more": changed(TRAINED, "fdfed", patient="0815"),
     "a vector more": changed(TRAINED, "vectors", dice_by_image=Array(np.ones(30))),
     "bytes behind a vector": trailing(TRAINED),
+    "an array beside the masked one": changed(MASKED, "masked", w=Array(np.ones(9))),
+    "weights beside the masked numbers": RecordDict({**MASKED, "weights": TRAINED["weights"]}),
+    "the examples beside the masked numbers": changed(MASKED, "fdfed", num_examples=30),
     "an array more": changed(TRAINED, "weights", image=Array(np.ones((8, 8)))),
     "weights where there are none": RecordDict(
         {**SAMPLES["evaluated"].to_record(), "weights": ArrayRecord({"x": Array(np.ones(9))})}
@@ -113,7 +117,7 @@ SMUGGLED = {
 def test_a_reply_with_more_in_it_than_its_kind_has_place_for_is_held_back(
     what: str, make_gate: MakeGate, tmp_path: Path
 ) -> None:
-    kind = "evaluated" if "none" in what else "trained"
+    kind = "evaluated" if "none" in what else "masked" if "masked" in what else "trained"
     gate = make_gate()
     with pytest.raises(PolicyRefusal, match=r"held back|no place") as caught:
         gate.clear(reply_of(SMUGGLED[what], kind), asked=REPLIES[kind].answers)
