@@ -181,7 +181,7 @@ class RoundLoop:
             ),
             ReadyRequest(run_id=state.run_id, server_round=server_round, attempt=attempt),
             nodes,
-            quorum=plan.quorum_of(len(plan.sites)),
+            quorum=self._strategy.quorum,
         )
 
     def _exchanges(self, server_round: int) -> bool:
