@@ -125,6 +125,23 @@ def test_the_same_plan_gives_the_same_bits(
     assert_same_run(tmp_path, finished(strategy))
 
 
+def test_late_replies_repeat_bit_for_bit_too_and_the_results_say_how_late_they_were(
+    data: Path, tmp_path: Path
+) -> None:
+    plan = plan_of(rounds=2, steps_per_round=4, exchange={"max_staleness": 2, "delay_steps": 1.5})
+    results = run(plan, data=data, out=tmp_path / "one")
+    run(plan, data=data, out=tmp_path / "other")
+    assert_same_run(tmp_path / "one", tmp_path / "other")
+    # Replies take 1.5 steps: the first step of the round waits, then ages are 1, 2, 2.
+    assert results.exchange.staleness_max == 2
+    assert results.exchange.staleness_mean == (0 + 1 + 2 + 2) / 4
+    assert results.exchange.dropped == 0
+    entry = results.rounds[1].sites["alpha"]
+    assert (entry.answered, entry.dropped, entry.staleness_max) == (4, 0, 2)
+    rows = (tmp_path / "one" / "rounds.csv").read_text()
+    assert "4,0,1.25,2," in rows
+
+
 def test_another_seed_gives_other_weights(
     data: Path, finished: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from fdfed_server.cli.start import DEFAULT_CONFIG
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from fdfed_server.status import Status
+    from fdfed_server.status import SiteStatus, Status
 
 
 def status(
@@ -61,7 +61,9 @@ def _render(status: Status) -> RenderableType:
         f"{running}\nround {status.completed_rounds} of {status.rounds} complete, phase "
         f"{status.phase}, strategy {status.strategy}{phantoms}{dice}"
     )
-    table = Table("site", "stream", "training images", "last round", "validation Dice", "note")
+    table = Table(
+        "site", "stream", "training images", "last round", "validation Dice", "terms", "note"
+    )
     for name, site in status.sites.items():
         table.add_row(
             name,
@@ -69,6 +71,15 @@ def _render(status: Status) -> RenderableType:
             "–" if site.num_train is None else str(site.num_train),
             str(site.last_round or "–"),
             "–" if site.val_dice is None else f"{site.val_dice:.3f}",
+            _terms(site),
             Text(site.note),
         )
     return Group(head, table)
+
+
+def _terms(site: SiteStatus) -> str:
+    """Of its last round: steps with a cross-site term, and how late the replies were."""
+    if site.answered is None:
+        return "–"
+    text = f"{site.answered} of {site.answered + (site.dropped or 0)}"
+    return f"{text}, {site.staleness_mean:.1f} steps late" if site.staleness_mean else text

@@ -81,3 +81,15 @@ def test_what_does_not_go_with_masked_aggregation_is_refused_with_the_reason(
     with pytest.raises(InvalidInput, match=reason):
         parse(RunPlan, values | changes, source="the test")
     assert parse(RunPlan, values, source="the test").aggregation == "masked"
+
+
+def test_runs_that_repeat_bit_for_bit_have_no_replies_that_are_late_by_the_clock() -> None:
+    with pytest.raises(InvalidInput, match="max_staleness above 0 .* follows the clock"):
+        run_plan(exchange={"max_staleness": 1, "blinding": "deterministic"})
+    assert run_plan(exchange={"blinding": "deterministic"}).exchange.max_staleness == 0
+
+
+@pytest.mark.parametrize("bound", [-1, 17])
+def test_a_bound_of_staleness_beyond_what_hub_and_sites_keep_is_refused(bound: int) -> None:
+    with pytest.raises(InvalidInput, match="max_staleness"):
+        run_plan(exchange={"max_staleness": bound})

@@ -195,6 +195,23 @@ def test_a_number_beyond_any_real_one_is_refused(value: float) -> None:
             TrainResult.from_record(record)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("exchange_staleness_mean", np.inf),
+        ("exchange_staleness_mean", "late"),
+        ("exchange_staleness_max", -1),
+        ("exchange_staleness_max", 17),
+        ("exchange_staleness_max", 1.5),
+    ],
+)
+def test_an_age_of_replies_that_no_plan_allows_is_refused(key: str, value: Any) -> None:
+    record = train_result().to_record()
+    record["fdfed"][key] = value
+    with pytest.raises(WireError, match=key):
+        TrainResult.from_record(record)
+
+
 def test_an_archive_of_arrays_is_no_array() -> None:
     archive = io.BytesIO()
     np.savez(archive, a=np.zeros(2))

@@ -414,3 +414,58 @@ def test_nothing_is_computed_under_the_lock() -> None:
     thread.join(5)
     assert futures[0].result(5).peers == 1
     hub.close()
+
+
+def _train_together(
+    steps: int, *, max_staleness: int, delay_steps: float
+) -> dict[str, list[tuple[int, bytes]]]:
+    """Two sites in threads of their own: the age and the bytes of each reply that they used."""
+    hub = ExchangeHub(cross_site_terms)
+    _open(hub, sites=SITES[:2], steps=steps, max_staleness=max_staleness)
+    used: dict[str, list[tuple[int, bytes]]] = {site: [] for site in SITES[:2]}
+
+    def train(site: str) -> None:
+        exchange = InProcessExchange(
+            hub, site, max_staleness=max_staleness, delay_steps=delay_steps
+        )
+        for step in range(steps):
+            reply = exchange.swap(_frame(site, step))
+            assert reply is not None
+            used[site].append((step - reply.key.step, reply.vector.tobytes()))
+        stats = exchange.take_stats()
+        ages = [age for age, _ in used[site]]
+        assert (stats.answered, stats.staleness_max) == (steps, max(ages))
+        assert stats.staleness_mean == sum(ages) / steps
+
+    threads = [threading.Thread(target=train, args=(site,)) for site in used]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    hub.close()
+    return used
+
+
+def test_in_process_a_reply_is_late_by_the_modelled_delay_and_by_nothing_else() -> None:
+    late = _train_together(12, max_staleness=3, delay_steps=2.0)
+    lockstep = _train_together(12, max_staleness=0, delay_steps=0.0)
+    for site, replies in late.items():
+        # Step 0 waits for its own reply, at 2 steps; the others come up to 2 steps late from there.
+        assert [age for age, _ in replies] == [0, 1, 2, *[2] * 9]
+        for step, (age, vector) in enumerate(replies):
+            assert vector == lockstep[site][step - age][1]
+
+
+@pytest.mark.parametrize("bound", [1, 5])
+def test_replies_that_take_no_time_make_a_stale_round_a_lockstep_one(bound: int) -> None:
+    late = _train_together(10, max_staleness=bound, delay_steps=0.0)
+    assert late == _train_together(10, max_staleness=0, delay_steps=0.0)
+
+
+def test_a_site_may_have_as_many_frames_at_the_hub_as_the_round_allows(hub: ExchangeHub) -> None:
+    _open(hub, sites=SITES[:2], max_staleness=2)
+    ahead = [hub.submit("ad", _frame("ad", step)) for step in range(4)]
+    assert _code(ahead.pop()) is ExchangeCode.WRONG_STEP
+    for step in range(3):
+        hub.submit("tnbc", _frame("tnbc", step))
+    assert [future.result(0).key.step for future in ahead] == [0, 1, 2]

@@ -128,6 +128,7 @@ def test_a_second_coordinator_on_one_state_folder_is_refused(
     ("run", "text"),
     [
         ({"strategy": "pooled"}, "no federation of hospitals"),
+        ({"exchange": {"delay_steps": 1.0}}, "a federation has its own"),
         ({"sites": ["tnbc", "udiat"]}, "udiat, which the roster does not know"),
     ],
 )

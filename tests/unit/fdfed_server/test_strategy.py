@@ -398,6 +398,38 @@ def test_where_the_exchange_is_required_every_step_has_the_terms_of_all_peers(
     )
 
 
+@pytest.mark.parametrize(
+    ("stats", "text"),
+    [
+        ({"answered": 1}, "1 steps answered and 0 dropped of 2"),
+        ({"dropped": 2}, "2 steps answered and 2 dropped of 2"),
+        ({"staleness_mean": -0.5, "staleness_max": 1}, "the plan allows 2"),
+        ({"staleness_mean": 1.5, "staleness_max": 1}, "1.5 steps late in the mean"),
+        ({"staleness_mean": 1.0, "staleness_max": 3}, "3 at most, where the plan allows 2"),
+    ],
+)
+def test_an_account_of_the_exchange_that_does_not_hold_together_is_refused(
+    stats: dict[str, float], text: str
+) -> None:
+    strategy = strategy_of(rounds=6, steps_per_round=2, exchange={"max_staleness": 2})
+    exchange = replace(ExchangeStats(steps=2, answered=2, peers_mean=2.0), **stats)
+    server_round = strategy.plan.phase_1_rounds + 1
+    trained = train(strategy, in_phase_2(strategy), server_round, b={"exchange": exchange})
+    assert text in str(trained.sites["b"].refused)
+    assert trained.accepted == ("a", "c")
+
+
+def test_a_round_records_how_late_each_sites_replies_were() -> None:
+    strategy = strategy_of(rounds=6, steps_per_round=2, exchange={"max_staleness": 2})
+    exchange = ExchangeStats(
+        steps=2, answered=1, dropped=1, peers_mean=2.0, staleness_mean=2.0, staleness_max=2
+    )
+    server_round = strategy.plan.phase_1_rounds + 1
+    entry = train(strategy, in_phase_2(strategy), server_round, b={"exchange": exchange}).sites["b"]
+    assert (entry.answered, entry.dropped) == (1, 1)
+    assert (entry.staleness_mean, entry.staleness_max) == (2.0, 2)
+
+
 # --- bytes and exchange
 
 

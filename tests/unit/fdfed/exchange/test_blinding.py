@@ -195,3 +195,47 @@ def test_counters_and_closing_are_the_inner_exchanges() -> None:
     assert exchange.take_stats().steps == 4
     exchange.close()
     assert inner.closed
+
+
+class LateHub(Recorder):
+    """Answers each frame with the cotangents of the one `age` steps before, of what it was sent."""
+
+    def __init__(self, age: int) -> None:
+        super().__init__()
+        self.age = age
+
+    def swap(self, frame: PrototypeFrame) -> CotangentFrame | None:
+        self.sent.append(frame)
+        if len(self.sent) <= self.age:
+            return None
+        old = self.sent[-1 - self.age]
+        # The first of two sites, and a second one at the origin of the blinded space of that step:
+        # any difference of blinded prototypes turns back with the map of its own step alone.
+        size, taps = old.vector.size, old.valid.size
+        half = size // 2
+        difference = old.vector[:half] - old.vector[half:]
+        vector = np.concatenate([difference, -difference])
+        return CotangentFrame(old.key, vector, np.zeros(taps), np.zeros(taps), 1)
+
+
+def test_a_late_reply_is_turned_back_with_the_map_of_its_own_step() -> None:
+    hub = LateHub(age=2)
+    exchange = BlindedExchange(hub, SECRET, LAYOUT, max_staleness=2)
+    vectors = [prototypes(step) for step in range(5)]
+    for step, vector in enumerate(vectors):
+        reply = exchange.swap(frame_of(vector, replace(KEY, step=step)))
+        if step < 2:
+            assert reply is None
+            continue
+        assert reply is not None
+        half = LAYOUT.size // 2
+        difference = vectors[step - 2][:half] - vectors[step - 2][half:]
+        np.testing.assert_allclose(
+            reply.vector, np.concatenate([difference, -difference]), rtol=1e-9, atol=1e-9
+        )
+
+
+def test_a_reply_older_than_the_bound_cannot_be_turned_back_and_is_dropped() -> None:
+    exchange = BlindedExchange(LateHub(age=2), SECRET, LAYOUT, max_staleness=1)
+    for step in range(5):
+        assert exchange.swap(frame_of(prototypes(step), replace(KEY, step=step))) is None

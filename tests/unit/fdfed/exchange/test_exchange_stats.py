@@ -21,3 +21,13 @@ def test_a_round_without_an_answer_has_finite_numbers() -> None:
     recorder = StatsRecorder()
     recorder.dropped()
     assert recorder.take() == ExchangeStats(steps=1, dropped=1)
+
+
+def test_the_age_of_replies_is_reported_as_mean_and_maximum_over_answered_steps() -> None:
+    recorder = StatsRecorder()
+    for age in (0, 1, 5):
+        recorder.answered(peers=1, seconds=0.0, bytes_up=0, bytes_down=0, staleness=age)
+    recorder.dropped()
+    stats = recorder.take()
+    assert (stats.staleness_mean, stats.staleness_max) == (2.0, 5)
+    assert recorder.take() == ExchangeStats()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,13 +32,19 @@ def batch(images: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def losses_of(
-    plan: RunPlan, batch: Any, alpha: np.ndarray | None, exchange: Any = None, scale: float = 1.0
+    plan: RunPlan,
+    batch: Any,
+    alpha: np.ndarray | None,
+    exchange: Any = None,
+    scale: float = 1.0,
+    *,
+    key: StepKey = KEY,
 ) -> tuple[StepLosses, dict[str, torch.Tensor]]:
     network = initial_network(plan).train()
     remote = (
         None
         if exchange is None
-        else RemoteTerm(exchange=exchange, key=KEY, scale=scale, patients=("one", "other"))
+        else RemoteTerm(exchange=exchange, key=key, scale=scale, patients=("one", "other"))
     )
     losses = step_losses(network, *batch, plan=plan, alpha=alpha, remote=remote)
     losses.objective.backward()
@@ -218,3 +225,62 @@ def test_beyond_the_cap_a_tap_no_longer_pulls(plan: RunPlan, images: Any) -> Non
     torch.testing.assert_close(losses.fd, torch.full((9,), -np.log(4 + 1e-6)).double())
     for of_seg, of_all in zip(*gradients, strict=True):
         torch.testing.assert_close(of_all, of_seg)
+
+
+def late(age: int, value: float = 0.5, **key: Any) -> Any:
+    """A hub whose reply to the step before `age` others comes now."""
+
+    def answer(frame: Any) -> CotangentFrame:
+        taps = len(frame.valid)
+        old = replace(frame.key, step=frame.key.step - age, **key)
+        return CotangentFrame(
+            old, np.full_like(frame.vector, value), np.ones(taps), np.ones(taps), 1
+        )
+
+    return answer
+
+
+LATER = replace(KEY, step=7)
+
+
+@pytest.mark.parametrize("age", [0, 1, 2, 3])
+def test_a_reply_as_old_as_the_plan_allows_enters_like_todays_and_an_older_one_not_at_all(
+    plan: RunPlan, batch: Any, scripted: Any, age: int
+) -> None:
+    exchange = plan.exchange.model_copy(update={"max_staleness": 2})
+    patient = plan.model_copy(update={"exchange": exchange})
+    alpha = np.full(9, 0.1)
+    losses, gradients = losses_of(patient, batch, alpha, scripted(late(age)), key=LATER)
+    served = late(0) if age <= 2 else lambda _: None
+    expected, reference = losses_of(patient, batch, alpha, scripted(served), key=LATER)
+    assert (losses.exch is None) == (age > 2)
+    assert torch.equal(losses.objective, expected.objective)
+    for name, gradient in gradients.items():
+        assert torch.equal(gradient, reference[name])
+
+
+@pytest.mark.parametrize("changes", [{"server_round": 2}, {"attempt": 9}, {"run_id": "f" * 16}])
+def test_a_reply_of_another_round_attempt_or_run_is_not_used(
+    plan: RunPlan, batch: Any, scripted: Any, changes: dict[str, Any]
+) -> None:
+    exchange = plan.exchange.model_copy(update={"max_staleness": 16})
+    patient = plan.model_copy(update={"exchange": exchange})
+    hub = scripted(late(1, **changes))
+    losses, _ = losses_of(patient, batch, np.full(9, 0.1), hub, key=LATER)
+    assert losses.exch is None
+
+
+def test_a_late_cotangent_of_a_tap_without_both_regions_today_is_left_out(
+    plan: RunPlan, scripted: Any, images: Any
+) -> None:
+    image, mask = images(torch.float64).training_batch(0)
+    exchange = plan.exchange.model_copy(update={"max_staleness": 1})
+    patient = plan.model_copy(update={"exchange": exchange})
+    whole = torch.ones_like(mask)
+    alpha = np.full(9, 0.1)
+    with_reply = losses_of(patient, (image, whole), alpha, scripted(late(1)), key=LATER)
+    without = losses_of(patient, (image, whole), alpha, scripted(lambda _: None), key=LATER)
+    assert with_reply[0].valid is not None
+    assert not with_reply[0].valid.any()
+    for name, gradient in with_reply[1].items():
+        assert torch.equal(gradient, without[1][name])
