@@ -84,7 +84,7 @@ def test_what_does_not_go_with_masked_aggregation_is_refused_with_the_reason(
 
 
 def test_runs_that_repeat_bit_for_bit_have_no_replies_that_are_late_by_the_clock() -> None:
-    with pytest.raises(InvalidInput, match="max_staleness above 0 .* follows the clock"):
+    with pytest.raises(InvalidInput, match=r"max_staleness above 0 .* follows the clock"):
         run_plan(exchange={"max_staleness": 1, "blinding": "deterministic"})
     assert run_plan(exchange={"blinding": "deterministic"}).exchange.max_staleness == 0
 

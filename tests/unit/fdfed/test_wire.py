@@ -205,7 +205,7 @@ def test_a_number_beyond_any_real_one_is_refused(value: float) -> None:
         ("exchange_staleness_max", 1.5),
     ],
 )
-def test_an_age_of_replies_that_no_plan_allows_is_refused(key: str, value: Any) -> None:
+def test_an_age_of_replies_that_no_plan_allows_is_refused(key: str, value: object) -> None:
     record = train_result().to_record()
     record["fdfed"][key] = value
     with pytest.raises(WireError, match=key):
