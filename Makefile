@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test check format proto benchmark clean
+.PHONY: demo test check shapes format proto benchmark soak coverage-parsers clean
 
 demo: $(READY) ## a two-site federation on phantoms, with a report
 	$(BIN)/fdfed simulate --sites tnbc,monuseg --rounds 14 --steps 10 --size 64 --width 8 \
@@ -32,6 +32,13 @@ format: $(READY)
 benchmark: $(READY) ## tables of ratios; nothing is asserted by the clock
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_exchange.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_loss.py
+
+soak: $(READY) ## a million inputs against every parser of foreign bytes; a table in runs/soak/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	PYTHONPATH=.:server:client $(BIN)/python -m tests.fuzz.run --inputs 1000000
+
+coverage-parsers: $(READY) ## branches of those parsers that the unit tests and the corpus take
+	PYTHONPATH=.:server:client $(BIN)/python -m tests.fuzz.branches
 
 proto: $(READY) ## regenerates fdfed/exchange/exchange_pb2*.py
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. \

@@ -16,10 +16,15 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from fdfed import plugins
+from fdfed import plugins, strict_json
 from fdfed.errors import InvalidInput
 
 Model = TypeVar("Model", bound=BaseModel)
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+"""Of rounds, steps, sites and the like: a million is more than any run has, and small enough for
+every computation with it."""
+Seconds = Annotated[float, Field(gt=0, le=10_000_000)]
+"""Up to 115 days: threads cannot wait for centuries."""
 LossName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+-]{0,62}$")]
 StrategyName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 AlphaMode = Literal["dual", "ramp", "paper", "fixed"]
@@ -130,11 +135,11 @@ class SplitPlan(Frozen):
 class ExchangePlan(Frozen):
     """The per-batch exchange of prototypes and cotangents."""
 
-    deadline_seconds: float = Field(default=30.0, gt=0)
+    deadline_seconds: Seconds = 30.0
     """How long the hub waits for a step's missing sites before it answers with those present."""
     required: bool = False
     """A step without its reply voids the round instead of dropping the term."""
-    max_missed_steps: int = Field(default=3, ge=1)
+    max_missed_steps: Count = 3
     """A site that misses this many steps in a row is absent for the rest of the round."""
     max_staleness: int = Field(default=0, ge=0, le=MAX_STALENESS)
     """Steps by which a reply may be late. 0: a site waits for the reply to the step it is in. Else
@@ -147,15 +152,15 @@ class ExchangePlan(Frozen):
     `deterministic`: the secret follows from `seed`, so that runs repeat bit for bit, and hides
     nothing from whoever has the plan; for tests, and a site takes part only if its own
     configuration allows it. A simulation has nobody to hide from and is always deterministic."""
-    min_sites: int = Field(default=2, ge=2)
+    min_sites: int = Field(default=2, ge=2, le=1_000_000)
     """Sites that must share a round's exchange. With two, a returned cotangent tells each site the
     other's prototype exactly; with three or more it is a mixture."""
-    min_pixels: int = Field(default=16, ge=1)
+    min_pixels: Count = 16
     """A tap's prototypes are sent only if foreground and background each have this many pixels, in
     all images that they are the mean of."""
-    min_images: int = Field(default=2, ge=1)
+    min_images: Count = 2
     """... and only if they are the mean of at least this many images ..."""
-    min_patients: int = Field(default=2, ge=1)
+    min_patients: Count = 2
     """... of at least this many patients. Where a site has no `patients.csv`, each image counts as
     a patient of its own."""
 
@@ -165,7 +170,7 @@ class RunPlan(Frozen):
 
     sites: tuple[SiteName, ...] = ()
     network: str = "unet"
-    width: int | None = Field(default=32, ge=1)
+    width: int | None = Field(default=32, ge=1, le=4096)
     """Channels of the first level; `None` is the paper's."""
     norm: Literal["batch", "group"] = "batch"
     in_channels: Literal[1, 3] = 3
@@ -193,11 +198,11 @@ class RunPlan(Frozen):
     `plain`: the coordinator reads each site's update. `masked`: it reads their sum alone
     (`docs/THREAT_MODEL.md`), so that nothing that looks at a single update goes with it."""
 
-    rounds: int = Field(default=35, ge=1)
-    steps_per_round: int = Field(default=10, ge=1)
-    evaluate_every: int = Field(default=1, ge=1)
+    rounds: Count = 35
+    steps_per_round: Count = 10
+    evaluate_every: Count = 1
     """Validate after every round whose number this divides, and where a phase ends."""
-    batch_size: int = Field(default=8, ge=1)
+    batch_size: Count = 8
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
@@ -216,12 +221,12 @@ class RunPlan(Frozen):
     """Whether sites train on built-in phantoms. A site refuses a plan that says otherwise than its
     data."""
 
-    quorum: int | None = Field(default=None, ge=1)
+    quorum: Count | None = None
     """Sites whose weights must enter a round; `None`: all up to three sites, else two thirds."""
-    attempts: int = Field(default=3, ge=1)
+    attempts: Count = 3
     """How often a round under quorum is tried before the run stops."""
-    round_deadline_seconds: float = Field(default=3600.0, gt=0)
-    min_count: int = Field(default=3, ge=1)
+    round_deadline_seconds: Seconds = 3600.0
+    min_count: Count = 3
     """A site reports aggregates over at least this many images; below it, it reports none."""
 
     @model_validator(mode="before")
@@ -344,7 +349,7 @@ class RunPlan(Frozen):
         Raises:
             InvalidInput: if it is not a plan of this version.
         """
-        return parse(cls, json.loads(text), source="the run plan")
+        return parse(cls, strict_json.loads(text, source="the run plan"), source="the run plan")
 
     @property
     def digest(self) -> str:
@@ -383,5 +388,5 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as err:
         raise InvalidInput(f"{path} does not exist; give an existing file to --config") from err
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+    except (ValueError, RecursionError) as err:  # a number too long, or nesting too deep, too
         raise InvalidInput(f"{path} is not valid TOML: {err}") from err

@@ -16,6 +16,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
+from fdfed import strict_json
 from fdfed.config import Frozen, SiteName, parse
 from fdfed.errors import CryptoError, InvalidInput
 
@@ -93,10 +94,7 @@ class SigningPolicy(Frozen):
                 "folder of an earlier version lacks it: provision the consortium anew, into an "
                 "empty folder"
             ) from err
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as err:
-            raise InvalidInput(f"{path} holds no signing policy in JSON: {err}") from err
+        values = strict_json.loads(text, source=f"{path} holds no signing policy: it")
         return parse(cls, values, source=str(path))
 
     def verify(self, statement: bytes, signatures: Iterable[Signature], *, what: str) -> None:

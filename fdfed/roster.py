@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from fdfed import strict_json
 from fdfed.config import Frozen, SiteName, parse
 from fdfed.consortium import (
     PolicyStep,
@@ -160,10 +161,7 @@ class Roster(Frozen):
         Raises:
             InvalidInput: as `load` does.
         """
-        try:
-            values = json.loads(text)
-        except ValueError as err:
-            raise InvalidInput(f"{source} is not valid JSON: {err}") from err
+        values = strict_json.loads(text, source=str(source))
         _check_age(values, source)
         return parse(cls, values, source=str(source))
 
@@ -262,10 +260,7 @@ class _Lineage(BaseModel):
 
 
 def _policies_of(text: bytes, source: str) -> tuple[PolicyStep, ...]:
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as err:
-        raise InvalidInput(f"{source} is not valid JSON: {err}") from err
+    values = strict_json.loads(text, source=source)
     if isinstance(values, dict) and not values.get("policies"):
         raise InvalidInput(
             f"{source} does not say whose signatures it needs (policies): an earlier version made "

@@ -12,7 +12,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import grpc
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import NameOID
 
@@ -49,14 +49,16 @@ class SiteIdentity:
     def __post_init__(self) -> None:
         try:
             certificate, *chain = x509.load_pem_x509_certificates(self.certificate)
+            certified = certificate.public_key()
+            start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
             public_key = load_pem_private_key(self.key, password=None).public_key()
             authorities = x509.load_pem_x509_certificates(self.ca_certificate)
-        except (ValueError, TypeError) as err:
+        except (ValueError, TypeError, UnsupportedAlgorithm) as err:
             raise CryptoError(
                 "the site's certificate, key or CA certificate is not readable PEM (the key without"
                 " a password); put back the files that enrolment left"
             ) from err
-        if certificate.public_key() != public_key:
+        if certified != public_key:
             raise CryptoError(
                 "the site's key is not the one its certificate was issued for; use the pair that "
                 "was made at enrolment"
@@ -66,7 +68,6 @@ class SiteIdentity:
                 "the site's certificate was not issued by the CA in its folder, so the hub would "
                 "not take it either; use the files of one enrolment"
             )
-        start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         if not start <= datetime.now(UTC) <= end:
             raise CryptoError(
                 f"the site's certificate is valid from {start:%Y-%m-%d %H:%M} to "

@@ -26,6 +26,9 @@ JPEG_NOISE: Final = 40
 JPEG_STRAY_SHARE: Final = 0.01
 """Share of pixels of a JPEG mask that may lie further off, beside edges."""
 
+MAX_PIXELS: Final = 1 << 26
+"""8192 × 8192: takes 800 MB as RGB in fp32. A file of a few bytes can claim any size."""
+
 _EXIF_ORIENTATION: Final = 0x0112
 _UPRIGHT: Final = 1
 _SAVE_MASK: Final = "save the mask as 1-bit PNG, or with the two values 0 and 255"
@@ -107,6 +110,11 @@ def _opened(path: Path, *, decode: bool = True) -> Iterator[Image.Image]:
             "export it again as PNG, JPEG, TIFF or BMP, or remove it",
         ) from err
     with picture:
+        if picture.width * picture.height > MAX_PIXELS:
+            raise UnusablePicture(
+                f"has {picture.width} × {picture.height} pixels, more than {MAX_PIXELS}",
+                "cut it into tiles of at most 8192 × 8192",
+            )
         try:
             frames = getattr(picture, "n_frames", 1)
             orientation = picture.getexif().get(_EXIF_ORIENTATION, _UPRIGHT)

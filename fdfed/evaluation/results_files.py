@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from fdfed import strict_json
 from fdfed.atomic_file import write_text
 from fdfed.errors import InvalidInput
 from fdfed.evaluation.results import ImageRow, RoundRecord, RunResults
@@ -112,11 +113,10 @@ def without_nan(value: Any) -> Any:
 
 def _document(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
     except FileNotFoundError as err:
         raise InvalidInput(f"{path} does not exist; give the results.json of a run") from err
-    except ValueError as err:
-        raise InvalidInput(f"{path} is not JSON ({err}); give the results.json of a run") from err
+    document = strict_json.loads(text, source=f"{path} (give the results.json of a run)")
     if not isinstance(document, dict):
         raise InvalidInput(f"{path} holds no JSON object; give the results.json of a run")
     return document

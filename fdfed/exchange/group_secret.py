@@ -34,8 +34,8 @@ class OfferContext(Frozen):
 
     roster: Digest
     run_id: Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")]
-    server_round: int = Field(ge=1)
-    attempt: int = Field(ge=1)
+    server_round: int = Field(ge=1, le=10**9)
+    attempt: int = Field(ge=1, le=1_000_000)
     epoch: int = Field(ge=1, le=MAX_EPOCH)
     maker: SiteName
 

@@ -6,7 +6,6 @@ entry `fdfed` is a `ModelHeader` as JSON. Nothing in the file is executed when i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import fdfed
+from fdfed import strict_json
 from fdfed.atomic_file import replacing
 from fdfed.config import Frozen, SiteName, parse
 from fdfed.errors import InvalidInput
@@ -144,14 +144,13 @@ def _read(path: Path, *, with_tensors: bool = False) -> tuple[ModelHeader, dict[
 
 def _header(metadata: Mapping[str, str], path: Path) -> ModelHeader:
     try:
-        values = json.loads(metadata[_KEY])
+        text = metadata[_KEY]
     except KeyError as err:
         raise InvalidInput(
             f"{path} is a safetensors file without an fdfed header, so nothing says which network "
             "its weights are for; give the model.safetensors of a run"
         ) from err
-    except (ValueError, RecursionError) as err:
-        raise InvalidInput(f"the fdfed header of {path} is not JSON: {err}") from err
+    values = strict_json.loads(text, source=f"the fdfed header of {path}")
     written = values.get("format") if isinstance(values, dict) else None
     if isinstance(written, int) and written > FORMAT:
         raise InvalidInput(

@@ -18,7 +18,9 @@ import safetensors.torch
 from torch import Tensor
 
 from fdfed.atomic_file import replacing
+from fdfed.errors import InvalidInput
 
+_PHASES = {"1": 1, "2": 2}
 _FILE = re.compile(r"round-(\d{6})\.safetensors")
 
 
@@ -72,13 +74,23 @@ class SiteStore:
         return sorted(int(match[1]) for match in matches if match)
 
     def load(self, run_id: str, server_round: int) -> SiteRecord | None:
-        """The record of exactly that round, if it is there."""
+        """The record of exactly that round, if it is there.
+
+        Raises:
+            InvalidInput: if its file is damaged.
+        """
         path = self._run_folder(run_id) / f"round-{server_round:06d}.safetensors"
         if not path.exists():
             return None
-        with safetensors.safe_open(path, framework="pt") as file:
-            phase = int((file.metadata() or {})["phase"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                phase = _PHASES[(file.metadata() or {})["phase"]]
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (safetensors.SafetensorError, KeyError) as err:
+            raise InvalidInput(
+                f"{path} is damaged ({err}). Restore it from a backup; without it, the next round "
+                "cannot go on as it would have"
+            ) from err
         return SiteRecord(server_round=server_round, phase=phase, tensors=tensors)
 
     def load_before(self, run_id: str, server_round: int) -> SiteRecord | None:

@@ -13,6 +13,7 @@ A record holds at most these parts:
     "masked"   ArrayRecord    one array: the integers that a site adds to a masked sum
 """
 
+from fdfed.wire.expansion import check_expansion
 from fdfed.wire.masked import MaskedResult, Ready, ReadyRequest
 from fdfed.wire.messages import (
     EvaluateInstruction,
@@ -47,6 +48,7 @@ __all__ = [
     "TrainResult",
     "Weights",
     "caption",
+    "check_expansion",
     "footprint",
     "without_weights",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
@@ -16,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from fdfed.config import RunPlan, SiteName
 from fdfed.errors import InvalidInput, WireError
 from fdfed.evaluation.metrics import Aggregate
+from fdfed.wire.flat_array import flat_array
 from fdfed.wire.weights import MAX_MANIFEST, Weights, pack, pack_integers, packed_integers
 
 FORMAT: Final = 1
@@ -29,6 +29,7 @@ _VECTORS: Final = "vectors"
 _WEIGHTS: Final = "weights"
 _MASKED: Final = "masked"
 _MAX_TEXT: Final = 65_536
+_MAX_VECTOR: Final = 1024
 _MAX_MAGNITUDE: Final = 1e12
 """Of a loss, an α, a time: far above any real one, and so small that no mean over sites overflows
 into an infinity that the other sites would be sent."""
@@ -203,7 +204,7 @@ class Reader:
     def plan(self) -> RunPlan:
         try:
             return RunPlan.from_json(self.text("plan"))
-        except (InvalidInput, json.JSONDecodeError, RecursionError) as err:
+        except InvalidInput as err:
             raise WireError(f"the {self._kind!r} message carries no usable plan: {err}") from err
 
     def _arrays(self, part: str) -> ArrayRecord:
@@ -220,14 +221,11 @@ class Reader:
         if name not in arrays:
             raise WireError(f"a {self._kind!r} message without the vector {name!r}")
         try:
-            value = arrays[name].numpy()
-        except Exception as err:
-            raise WireError(f"{self._kind}.{name} does not hold a readable array") from err
-        # `np.load` also reads archives of arrays, which are none.
-        if not isinstance(value, np.ndarray):
-            raise WireError(f"{self._kind}.{name} does not hold an array")
-        if value.dtype != np.float64 or value.ndim != 1 or len(value) > 1024:
-            raise WireError(f"{self._kind}.{name} is {value.dtype} {value.shape}, not float64 (n,)")
+            value = flat_array(arrays[name].data, "<f8").copy()  # the reader's own, to write to
+        except WireError as err:
+            raise WireError(f"{self._kind}.{name} {err}") from err
+        if len(value) > _MAX_VECTOR:
+            raise WireError(f"{self._kind}.{name} has {len(value)} elements of {_MAX_VECTOR}")
         large = (np.abs(value) > _MAX_MAGNITUDE).any()
         if large or (not may_be_nan and np.isnan(value).any()):
             raise WireError(

@@ -6,7 +6,6 @@ made a round of a U-Net take ten times as long.
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -18,14 +17,17 @@ from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
 from fdfed.errors import WireError
+from fdfed.wire.flat_array import flat_array, flat_bytes
 
 MAX_MANIFEST: Final = 4 << 20
 """Characters of the list of tensors."""
 _PACKED: Final = "packed"
 _MAX_TENSORS: Final = 10_000
+_MAX_ELEMENTS: Final = 2**40
 
 _Dtype = Literal["float16", "float32", "float64", "int64"]
 _Side = Annotated[int, Field(ge=0, le=2**31)]
+_Shape = Annotated[list[_Side], Field(max_length=8)]
 
 
 class Weights(Mapping[str, NDArray[Any]]):
@@ -42,7 +44,10 @@ class Weights(Mapping[str, NDArray[Any]]):
     def __init__(self, record: ArrayRecord, manifest: str) -> None:
         if list(record) != [_PACKED]:
             raise WireError(f"the weights are not the one array {_PACKED!r}")
-        self._data = _packed_bytes(record[_PACKED], np.dtype(np.uint8))
+        try:
+            self._data = flat_bytes(record[_PACKED].data, "|u1")
+        except WireError as err:
+            raise WireError(f"the packed weights: {err}") from err
         self._places: dict[str, tuple[np.dtype[Any], tuple[int, ...], int]] = {}
         offset = 0
         for name, dtype, shape in _parse_manifest(manifest):
@@ -101,26 +106,10 @@ def packed_integers(record: ArrayRecord) -> NDArray[np.uint64]:
     """
     if list(record) != [_PACKED]:
         raise WireError(f"the masked numbers are not the one array {_PACKED!r}")
-    dtype = np.dtype("<u8")
-    return np.frombuffer(_packed_bytes(record[_PACKED], dtype), dtype)
-
-
-def _packed_bytes(array: Array, expected: np.dtype[Any]) -> memoryview:
-    """The bytes behind a serialised flat array, without the copy that `np.load` makes."""
     try:
-        stream = io.BytesIO(array.data)
-        version = np.lib.format.read_magic(stream)
-        if version != (1, 0):
-            raise ValueError(f"array format {version}")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    except (ValueError, TypeError, EOFError, SyntaxError) as err:
-        raise WireError("the packed weights are not a readable array") from err
-    data = memoryview(array.data)[stream.tell() :]
-    if dtype != expected or len(shape) != 1 or shape[0] * dtype.itemsize != len(data):
-        raise WireError(
-            f"the packed weights are {dtype} {shape} in {len(data)} bytes, not {expected} (n,)"
-        )
-    return data
+        return flat_array(record[_PACKED].data, "<u8")
+    except WireError as err:
+        raise WireError(f"the masked numbers: {err}") from err
 
 
 def _parse_manifest(text: str) -> list[tuple[str, np.dtype[Any], tuple[int, ...]]]:
@@ -130,9 +119,13 @@ def _parse_manifest(text: str) -> list[tuple[str, np.dtype[Any], tuple[int, ...]
         WireError: for anything but a list of at most `_MAX_TENSORS` such triples, each name once.
     """
     try:
-        entries = TypeAdapter(list[tuple[str, _Dtype, list[_Side]]]).validate_json(text)
+        entries = TypeAdapter(list[tuple[str, _Dtype, _Shape]]).validate_json(text)
     except ValidationError as err:
         raise WireError("the list of packed weights is not of the agreed form") from err
     if len(entries) > _MAX_TENSORS or len({name for name, _, _ in entries}) != len(entries):
         raise WireError("the list of packed weights is too long, or names a tensor twice")
+    for name, _, shape in entries:
+        # Also of an empty tensor: NumPy counts the other sides, and refuses what is beyond it.
+        if math.prod(max(side, 1) for side in shape) > _MAX_ELEMENTS:
+            raise WireError(f"the list of packed weights gives {name!r} sides that no tensor has")
     return [(n, np.dtype(d).newbyteorder("<"), tuple(shape)) for n, d, shape in entries]

@@ -31,6 +31,7 @@ from flwr.supercore.inflatable.inflatable_utils import (
 )
 
 from fdfed.errors import FdfedError, InvalidInput, WireError
+from fdfed.wire import check_expansion
 from fdfed_client.egress import Cleared, EgressGate, PolicyRefusal, public_reason
 from fdfed_client.flower.environment import prepare_process
 from fdfed_client.flower.fleet import Fleet, MessageTooLarge
@@ -242,7 +243,7 @@ class _Node:
             backoff_cap=_OBJECT_PAUSES[1],
         )
         self._link.attempt(self._fleet.confirm, self._node_id, run_id, message_id)
-        return _rebuilt(envelope, contents)
+        return _rebuilt(envelope, contents, limit=self._max_bytes)
 
     def _answer(self, message: Message) -> Message:
         metadata = message.metadata
@@ -307,8 +308,9 @@ def _error_reply(message: Message, err: Exception) -> Message:
     return Message(Error(_APP_RAISED, public_reason(err)), reply_to=message)
 
 
-def _rebuilt(envelope: Message, contents: dict[str, bytes]) -> Message:
+def _rebuilt(envelope: Message, contents: dict[str, bytes], *, limit: int) -> Message:
     metadata = envelope.metadata
+    check_expansion(contents, limit=limit)
     try:
         message = inflate_object_from_contents(metadata.message_id, contents)
     # Whatever a stranger's bytes make Flower's decoder raise.

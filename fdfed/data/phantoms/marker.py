@@ -29,7 +29,7 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
     """What the folder's phantoms were made from; `None` without a readable mark."""
     try:
         content = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 

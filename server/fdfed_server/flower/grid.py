@@ -26,6 +26,7 @@ from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.grid import HttpGrid
 
+from fdfed.wire import check_expansion
 from fdfed_server.flower.calls import connect, flower_key, patient_retry, translated
 from fdfed_server.flower.superlink import SuperLink
 
@@ -34,7 +35,8 @@ _log = logging.getLogger(__name__)
 REPLY_UNAVAILABLE: Final = 4
 """Flower's error code for a reply that was announced but cannot be had."""
 MAX_REPLY_BYTES: Final = 2 * 2**30
-"""Sum over the objects of one reply; beyond it the reply counts as unavailable."""
+"""Sum over the objects of one reply, as they travel and as arrays in memory; beyond it the reply
+counts as unavailable."""
 _OBJECT_PAUSES: Final = (0.02, 1.0)
 """First and longest wait, in seconds, for an object that its node is still uploading. (Flower's own
 1 s and 10 s are longer than the upload itself. They are arguments of `pull_objects`.)"""
@@ -173,6 +175,7 @@ def _rebuilt(envelope: ProtoMessage, contents: dict[str, bytes]) -> Message:
     """The reply in `contents`, under the metadata of its envelope: the SuperLink checked those
     against the question; what the reply says of itself is only its sender's word."""
     metadata = message_from_proto(envelope).metadata
+    check_expansion(contents, limit=MAX_REPLY_BYTES)
     message = inflate_object_from_contents(metadata.message_id, contents)
     if not isinstance(message, Message):
         raise TypeError(f"a {type(message).__name__} came where a Message was announced")

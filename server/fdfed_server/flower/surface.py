@@ -39,6 +39,8 @@ MAX_BODY_BYTES: Final = 64 * 2**20
 """Largest request on the public port. Flower cuts arrays into objects of 5 MiB, so an honest one is
 far smaller; bodies are read into memory before the signature is checked."""
 
+_MAX_DIGITS: Final = 20
+
 CONTROL_HEADER: Final = "x-fdfed-control"
 
 
@@ -82,10 +84,13 @@ class ControlSurface:
 
 def _body_fault(scope: Scope) -> int:
     """0, or the status that refuses this body before a byte of it is read."""
-    declared = dict(scope["headers"]).get(b"content-length", b"")
-    if not declared.isdigit():
+    headers = dict(scope["headers"])
+    declared = headers.get(b"content-length", b"")
+    # A chunked body ends where it likes, whatever length is declared beside it.
+    if not declared.isdigit() or b"transfer-encoding" in headers:
         return 411
-    return 413 if int(declared) > MAX_BODY_BYTES else 0
+    # Python converts no number of thousands of digits.
+    return 413 if len(declared) > _MAX_DIGITS or int(declared) > MAX_BODY_BYTES else 0
 
 
 async def _refuse(scope: Scope, send: Send, status: int) -> None:

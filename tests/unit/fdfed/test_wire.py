@@ -217,7 +217,7 @@ def test_an_archive_of_arrays_is_no_array() -> None:
     np.savez(archive, a=np.zeros(2))
     record = train_result().to_record()
     record["vectors"]["fd"] = Array("float64", (2,), "numpy.ndarray", archive.getvalue())
-    with pytest.raises(WireError, match="fd does not hold an array"):
+    with pytest.raises(WireError, match="fd is not a flat array"):
         TrainResult.from_record(record)
 
 

@@ -67,14 +67,23 @@ def test_the_public_door_opens_for_listed_paths_only(method: str, path: str, sta
 
 @pytest.mark.parametrize(
     ("length", "status"),
-    [("0", 200), (str(MAX_BODY_BYTES), 200), (str(MAX_BODY_BYTES + 1), 413), ("-1", 411)],
+    [
+        ("0", 200),
+        (str(MAX_BODY_BYTES), 200),
+        (str(MAX_BODY_BYTES + 1), 413),
+        ("9" * 5_000, 413),
+        ("-1", 411),
+    ],
 )
 def test_the_public_door_reads_no_body_above_the_limit(length: str, status: int) -> None:
     headers = {"content-length": length}
     assert _ask(PublicSurface(_inner), "POST", "/v1/fleet/push-object", headers) == status
 
 
-def test_a_body_of_undeclared_length_is_refused_before_it_is_read() -> None:
+@pytest.mark.parametrize("declared", [[], [(b"content-length", b"5")]], ids=["alone", "both"])
+def test_a_body_of_undeclared_length_is_refused_before_it_is_read(
+    declared: list[tuple[bytes, bytes]],
+) -> None:
     sent: list[int] = []
 
     async def send(event: dict[str, object]) -> None:
@@ -84,7 +93,7 @@ def test_a_body_of_undeclared_length_is_refused_before_it_is_read() -> None:
     async def receive() -> dict[str, object]:
         raise AssertionError("the body was read")
 
-    headers = [(b"transfer-encoding", b"chunked")]
+    headers = [(b"transfer-encoding", b"chunked"), *declared]
     path = "/v1/fleet/push-object"
     scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
     asyncio.run(PublicSurface(_inner)(scope, receive, send))  # type: ignore[arg-type]

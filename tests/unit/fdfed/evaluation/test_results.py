@@ -126,7 +126,7 @@ def test_keys_of_a_later_version_are_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is not JSON"),
+        ("{", "is not valid JSON"),
         ("[]", "no JSON object"),
         ('{"sites": {}}', "is not the results of a run: rounds: Field required"),
     ],

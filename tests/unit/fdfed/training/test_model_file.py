@@ -150,7 +150,7 @@ def test_a_file_of_a_later_format_names_the_version_that_wrote_it(saved: Path) -
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "is not JSON"), ("[]", "fdfed header of"), ("[" * 100_000, "is not JSON")],
+    [("{", "is not valid JSON"), ("[]", "fdfed header of"), ("[" * 100_000, "is not valid JSON")],
 )
 def test_a_header_that_is_no_header_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "model.safetensors"

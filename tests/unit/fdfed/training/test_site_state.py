@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
+from fdfed.errors import InvalidInput
 from fdfed.training.site_state import SiteRecord, SiteStore
 
 RUN = "a" * 16
@@ -76,3 +78,16 @@ def test_a_half_written_record_is_not_seen(tmp_path: Path) -> None:
     (tmp_path / RUN / ".round-000002.0000.part.safetensors").write_bytes(b"half")
     assert store.rounds(RUN) == [1]
     assert store.load(RUN, 2) is None
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"half", b"\x02\0\0\0\0\0\0\0{}"], ids=["empty", "cut", "no phase"]
+)
+def test_a_damaged_record_is_named_and_never_taken_for_a_missing_one(
+    tmp_path: Path, damage: bytes
+) -> None:
+    store = SiteStore(tmp_path)
+    store.save(RUN, record(1))
+    (tmp_path / RUN / "round-000001.safetensors").write_bytes(damage)
+    with pytest.raises(InvalidInput, match=r"round-000001\.safetensors is damaged"):
+        store.load(RUN, 1)
