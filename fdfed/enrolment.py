@@ -29,7 +29,11 @@ from fdfed.roster import Digest, SignedRoster, site_fingerprint
 MAX_REQUEST: Final = 64 << 10
 """Characters of a request; one with hybrid keys has about 3,000."""
 MAX_ANSWER: Final = 16 << 20
+DESK_PATH: Final = "/v1/enrolment/"
+INVITATION_HEADER: Final = "x-fdfed-invitation"
+"""Where an invited site leaves its request at the coordinator, and what it shows there."""
 _REQUEST_LABEL: Final = b"fdfed enrolment request 1\n"
+_RELAY_LABEL: Final = b"fdfed enrolment relay 1"
 _TOKEN_LABEL: Final = b"fdfed enrolment token 1\n"
 
 Token = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -40,6 +44,12 @@ class Invitation(Frozen):
 
     site: SiteName
     token: Token
+
+    @property
+    def relay_key(self) -> str:
+        """What whoever holds the invitation shows the coordinator, to leave a request there. It
+        follows from the token and does not give it away."""
+        return hmac.new(bytes.fromhex(self.token), _RELAY_LABEL, hashlib.sha256).hexdigest()
 
 
 class EnrolmentRequest(Frozen):

@@ -122,6 +122,7 @@ class RosterKeeper:
         return True
 
     def _keep(self, roster: SignedRoster) -> None:
+        self._used.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         copy = _Used(roster=roster.text.decode(), signatures=roster.signatures.decode())
         atomic_file.write_text(self._used, copy.model_dump_json())
 

@@ -91,6 +91,11 @@ def run_agent(
         InvalidInput: if a file that `site.toml` names is missing.
     """
     folder = data_folder(config, data, phantoms=phantoms)
+    if not config.certificate.exists():
+        raise InvalidInput(
+            f"{config.site} is not enrolled yet: {config.certificate} does not exist. Make its "
+            f"keys, and ask for it, with `fdfed-client enrol {config.certificate.parent}`"
+        )
     if not phantoms:
         check_site_folder(folder / config.site).raise_findings()
     pinned, membership = HpkePublicKey.read(config.server_hpke_key), Membership.of(config)

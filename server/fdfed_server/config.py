@@ -52,6 +52,10 @@ class ServerConfig(Frozen):
     """Signed: `roster.sig` lies beside it."""
     consortium_key: Path = Path("consortium.pub")
     """The key that signs the roster, pinned. The coordinator has its public half alone."""
+    invited: Path = Path("invited.json")
+    """Who may leave an enrolment request at this coordinator; the consortium writes it."""
+    answers: Path = Path("answers")
+    """Folder in which the consortium puts its answers, for the sites to fetch."""
     state: Path = Path("state")
     """Folder of everything that a restart needs."""
 
@@ -81,14 +85,8 @@ class FederationConfig(Frozen):
         config = parse(cls, read_toml(path), source=str(path))
         base = path.resolve().parent
         names = (
-            "ca",
-            "certificate",
-            "key",
-            "hpke_key",
-            "plan_key",
-            "roster",
-            "consortium_key",
-            "state",
+            *("ca", "certificate", "key", "hpke_key", "plan_key", "roster", "consortium_key"),
+            *("invited", "answers", "state"),
         )
         paths = {name: base / getattr(config.server, name) for name in names}
         return config.model_copy(update={"server": config.server.model_copy(update=paths)})

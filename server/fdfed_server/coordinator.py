@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -26,6 +26,7 @@ from fdfed.roster import Roster
 from fdfed.roster_keeper import RosterKeeper
 from fdfed_server.config import FederationConfig, ServerConfig
 from fdfed_server.console import Board, coordinator_console
+from fdfed_server.enrolment_desk import read_invited
 from fdfed_server.exchange_service import ExchangeService
 from fdfed_server.flower import (
     RunGrid,
@@ -75,7 +76,7 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
     with ExitStack() as stack:
         stack.enter_context(_only_coordinator(server.state))
         membership = _membership(server)
-        plan = _plan_for(config.run, membership.roster)
+        plan = _plan_for(config.run, membership.roster, invited=read_invited(server.invited))
         log.info(
             "layers: mutual TLS; prototypes are sealed (%s); blinding: %s; weights: %s; "
             "no differential privacy, no ε is claimed%s",
@@ -131,7 +132,7 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
             secrets=SecretRelay(min_sites=plan.exchange.min_sites) if blinded else None,
             rosters=RosterCarrier(lambda: membership.signed),
         )
-        membership.on_change(lambda roster: strategy.keep_sites(roster.sites))
+        membership.on_change(lambda _: strategy.leave_out(membership.removed))
         membership.on_change(lambda _: service.enforce())
         membership.on_change(lambda roster: register_sites(superlink, _keys(roster, plan)))
         outcome: list[RunOutcome] = []
@@ -193,15 +194,19 @@ def _weights_layer(plan: RunPlan) -> str:
     return "masked, this process reads their sum alone"
 
 
-def _plan_for(plan: RunPlan, roster: Roster) -> RunPlan:
-    """The plan with the roster's sites, if it names none; checked against the roster else."""
+def _plan_for(plan: RunPlan, roster: Roster, *, invited: Collection[str] = ()) -> RunPlan:
+    """The plan with the roster's sites, if it names none; checked against the roster else.
+
+    Args:
+        invited: sites that may be named though they are not enrolled yet; the run waits for them.
+    """
     if not plan.sites:
         plan = RunPlan.model_validate(plan.model_dump() | {"sites": tuple(roster.sites)})
-    unknown = [site for site in plan.sites if site not in roster.sites]
+    unknown = [site for site in plan.sites if site not in roster.sites and site not in invited]
     if unknown:
         raise InvalidInput(
-            f"[run] sites names {', '.join(unknown)}, which the roster does not know; provision "
-            "them, or remove them from federation.toml"
+            f"[run] sites names {', '.join(unknown)}, which the roster does not know; invite "
+            "them (fdfed-server roster invite), or remove them from federation.toml"
         )
     if not plan.sites:
         raise InvalidInput("the roster has no site; make one with `fdfed-server provision`")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from pathlib import Path
 
@@ -37,9 +38,19 @@ def hand_out(
         certificate = vault.certificate_of(site)
         if certificate is not None:
             _put_answer(vault, site, certificate, roster, out)
+    hand_out_invitations(vault, out)
     if (server / "federation.toml").exists():
         _set_sites(server / "federation.toml", roster, before)
     return folders
+
+
+def hand_out_invitations(vault: Vault, out: Path) -> None:
+    """Lets the coordinator know from whom to take enrolment requests: invited and listed sites."""
+    if not (out / "server").is_dir() or not vault.relays:
+        return
+    welcome = vault.tokens.keys() | vault.roster.sites.keys()
+    invited = {site: digest for site, digest in vault.relays.items() if site in welcome}
+    replace_private(out / "server" / "invited.json", line(json.dumps(invited, indent=2)))
 
 
 def _put_answer(

@@ -30,6 +30,7 @@ class Membership:
 
     def __init__(self, keeper: RosterKeeper) -> None:
         self._keeper = keeper
+        self._ever: frozenset[str] = frozenset(keeper.current.roster.sites)
         self._listeners: list[Callable[[Roster], None]] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="roster", daemon=True)
@@ -43,6 +44,12 @@ class Membership:
     def roster(self) -> Roster:
         """The roster in force."""
         return self._keeper.current.roster
+
+    @property
+    def removed(self) -> frozenset[str]:
+        """Sites that an earlier roster of this process's life listed, and this one does not. A site
+        that is invited and not enrolled yet is none of them."""
+        return self._ever - self.roster.sites.keys()
 
     def on_change(self, tell: Callable[[Roster], None]) -> None:
         """Has `tell` called, in a thread of this object, with every newer roster."""
@@ -75,6 +82,7 @@ class Membership:
         before = self.roster
         if not self._keeper.refresh():
             return
+        self._ever |= self.roster.sites.keys()
         _tell(before, self.roster)
         for tell in self._listeners:
             try:

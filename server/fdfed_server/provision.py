@@ -38,7 +38,7 @@ from fdfed.private_file import line, write_private
 from fdfed.roster import Roster, SiteIdentity
 from fdfed_server.certificates import Authority, private_pem
 from fdfed_server.config import FederationConfig, ServerConfig
-from fdfed_server.handing_out import hand_out
+from fdfed_server.handing_out import hand_out, hand_out_invitations
 from fdfed_server.roster_change import add_signature, publish
 from fdfed_server.site_folder import write_dealt, write_pack
 from fdfed_server.vault import SIGNER_KEY, Vault, read_signing_key, write_signing_key
@@ -147,7 +147,7 @@ def provision_site(name: str, out: Path, *, days: int = 365, with_site_keys: boo
     server_hpke = HpkePublicKey.read(vault.folder / "server-hpke.pub")
     if not with_site_keys:
         authority_pem = (vault.folder / "ca.pem").read_bytes()
-        token = write_pack(
+        invitation = write_pack(
             folder,
             name,
             authority_pem=authority_pem,
@@ -155,7 +155,8 @@ def provision_site(name: str, out: Path, *, days: int = 365, with_site_keys: boo
             policy=roster.policies[-1].policy,
             server_hpke=server_hpke,
         )
-        vault.put_tokens({**vault.tokens, name: token})
+        vault.put_invitation(invitation)
+        hand_out_invitations(vault, out)
         return
     keys = _keys_at_hand(out)
     authority = Authority.load(vault.folder)
@@ -250,7 +251,6 @@ def _write_sites(
 ) -> dict[str, SiteIdentity]:
     """Writes a folder for each site; returns the entries of those whose keys were made here."""
     identities: dict[str, SiteIdentity] = {}
-    tokens: dict[str, str] = {}
     for site in options.sites:
         folder = out / "sites" / site
         common: Any = {
@@ -263,9 +263,8 @@ def _write_sites(
                 folder, site, authority=authority, days=options.days, **common
             )
         else:
-            tokens[site] = write_pack(folder, site, authority_pem=_public_pem(authority), **common)
-    if tokens:
-        vault.put_tokens(tokens)
+            pack = write_pack(folder, site, authority_pem=_public_pem(authority), **common)
+            vault.put_invitation(pack)
     return identities
 
 

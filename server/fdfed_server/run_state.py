@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -159,6 +159,9 @@ def load_state(folder: Path) -> RunState | None:
 def resume(folder: Path, plan: RunPlan) -> RunState | None:
     """The state in `folder` if it is one of `plan`; None if there is none.
 
+    The sites alone may differ: hospitals join and leave while a run goes on, and it then goes on
+    with those that the plan names now.
+
     Raises:
         InvalidInput: if the folder holds a run of another plan; names the settings that differ.
     """
@@ -168,6 +171,8 @@ def resume(folder: Path, plan: RunPlan) -> RunState | None:
     differing = [
         key for key in RunPlan.model_fields if getattr(state.plan, key) != getattr(plan, key)
     ]
+    if differing == ["sites"]:
+        return replace(state, plan=plan)
     raise InvalidInput(
         f"{folder} holds another run (it differs in {', '.join(differing)}). Give another folder "
         "(--out of a simulation, --state of a coordinator), or remove this one."

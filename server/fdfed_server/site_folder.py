@@ -33,8 +33,8 @@ def write_pack(
     server: ServerConfig,
     policy: SigningPolicy,
     server_hpke: HpkePublicKey,
-) -> str:
-    """Writes the enrolment pack of the site `name`; returns the token of its invitation.
+) -> Invitation:
+    """Writes the enrolment pack of the site `name`; returns its invitation.
 
     Args:
         policy: what the site pins, so that it is the consortium's newest.
@@ -50,7 +50,7 @@ def write_pack(
     )
     invitation = Invitation(site=name, token=token)
     write_private(folder / "invitation.json", line(invitation.model_dump_json()))
-    return token
+    return invitation
 
 
 def write_dealt(

@@ -119,10 +119,10 @@ class Strategy:
         """Sites whose weights must enter a round, of those that are left."""
         return self.plan.quorum_of(len(self.sites))
 
-    def keep_sites(self, listed: Collection[str]) -> None:
-        """From now on a site of the plan that is not `listed` is waited for by nobody, and nothing
-        that it sent enters a sum. Safe to call from another thread."""
-        self._removed = frozenset(site for site in self.plan.sites if site not in listed)
+    def leave_out(self, removed: Collection[str]) -> None:
+        """From now on the sites in `removed`, and no others, are waited for by nobody, and nothing
+        that they sent enters a sum. Safe to call from another thread."""
+        self._removed = frozenset(removed)
 
     @property
     def has_exchange(self) -> bool:

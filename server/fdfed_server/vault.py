@@ -1,18 +1,22 @@
 """The consortium's folder: the authority, the roster that holds, and the draft of the next one.
 
-ca.pem, ca.key                       the authority that issues certificates
-consortium.pub                       the first signing policy, as every party has pinned it
-consortium.key                       the key of the only signer, if there is but one
-roster.json, roster.sig              the roster that holds
-roster.next.json, roster.next.sig    its next version, and who has signed it so far
-policy.next.json                     a change of the signers, and who has signed that so far
-invitations.json                     tokens of the enrolment packs that are not used yet
-certificates/SITE.pem                what was issued, also for sites that are not listed yet
-server-hpke.pub, pack.toml           what goes into every enrolment pack
+    ca.pem, ca.key                       the authority that issues certificates
+    consortium.pub                       the first signing policy, as every party has pinned it
+    consortium.key                       the key of the only signer, if there is but one
+    roster.json, roster.sig              the roster that holds
+    roster.next.json, roster.next.sig    its next version, and who has signed it so far
+    policy.next.json                     a change of the signers, and who has signed that so far
+    invitations.json                     tokens of the enrolment packs that are not used yet
+    relays.json                          by what the coordinator knows who may leave a request
+    certificates/SITE.pem                what was issued, also for sites that are not listed yet
+    server-hpke.pub                      goes into every enrolment pack
+
+None of it is needed to run a federation, and none of it belongs to the coordinator.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -22,7 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from fdfed.config import Frozen, SiteName
 from fdfed.consortium import PolicyStep, Signature, SigningPolicy, parse_signatures, signatures_text
-from fdfed.enrolment import Token
+from fdfed.enrolment import Invitation, Token
 from fdfed.errors import CryptoError, InvalidInput
 from fdfed.private_file import line, replace_private, write_private
 from fdfed.roster import Roster, SignedRoster
@@ -140,6 +144,24 @@ class Vault:
     def put_tokens(self, tokens: Mapping[str, str]) -> None:
         """Keeps these tokens and no others."""
         replace_private(self.folder / "invitations.json", _TOKENS.dump_json(dict(tokens)))
+
+    @property
+    def relays(self) -> dict[str, str]:
+        """SHA-256 of each invited site's relay key, also after it has joined: it may renew."""
+        path = self.folder / "relays.json"
+        try:
+            return dict(_TOKENS.validate_json(path.read_bytes()))
+        except FileNotFoundError:
+            return {}
+        except ValidationError as err:
+            raise InvalidInput(f"{path} cannot be read; restore it from a backup") from err
+
+    def put_invitation(self, invitation: Invitation) -> None:
+        """Remembers an invitation: its token, and what the coordinator may know of it."""
+        self.put_tokens({**self.tokens, invitation.site: invitation.token})
+        relay = hashlib.sha256(invitation.relay_key.encode()).hexdigest()
+        relays = {**self.relays, invitation.site: relay}
+        replace_private(self.folder / "relays.json", _TOKENS.dump_json(relays))
 
     def certificate_of(self, site: str) -> bytes | None:
         """The certificate issued last for `site`, in PEM."""

@@ -13,6 +13,7 @@ import typer
 
 from fdfed.terminal import run_command
 from fdfed_client.cli.configured import site_config
+from fdfed_client.cli.enrol import enrol
 from fdfed_client.cli.plan import ask_at_terminal, is_attended, plan
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
 )
+app.command()(enrol)
 app.command()(plan)
 
 

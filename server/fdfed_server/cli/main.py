@@ -7,6 +7,7 @@ import sys
 import typer
 
 from fdfed.terminal import run_command
+from fdfed_server.cli import roster
 from fdfed_server.cli.provision import provision
 from fdfed_server.cli.start import start
 from fdfed_server.cli.status import status
@@ -20,6 +21,7 @@ app = typer.Typer(
 app.command()(provision)
 app.command()(start)
 app.command()(status)
+app.add_typer(roster.app, name="roster")
 
 
 def main() -> None:

@@ -24,11 +24,25 @@ def provision(
         Literal["mlkem768-x25519", "x25519"],
         typer.Option(help="Keys of the sealed exchange; the hybrid resists quantum computers."),
     ] = "mlkem768-x25519",
+    signers: Annotated[
+        str, typer.Option(help="Who signs for the consortium, such as alice,bob,carol.")
+    ] = "consortium",
+    threshold: Annotated[
+        int, typer.Option(min=1, help="How many of the signers a change of the roster needs.")
+    ] = 1,
+    with_site_keys: Annotated[
+        bool,
+        typer.Option(
+            "--with-site-keys",
+            help="Make the hospitals' private keys here too: for a trial on one machine.",
+        ),
+    ] = False,
 ) -> None:
-    """Make the keys and certificates of a federation: one folder for each party.
+    """Make a new consortium: its own keys, the coordinator's folder, and a pack for each hospital.
 
-    consortium/ holds the signing key (keep it offline), server/ is the coordinator's, and each
-    folder below sites/ goes to its hospital by a safe way.
+    consortium/ holds the authority (keep it offline), server/ is the coordinator's, and each folder
+    below sites/ is an enrolment pack without any private key: the hospital makes its own with
+    `fdfed-client enrol`.
     """
     from rich.console import Console
     from rich.table import Table
@@ -46,9 +60,14 @@ def provision(
         control_port=control_port,
         days=days,
         hpke_suite=HpkeSuite(hpke_suite),
+        signers=[name.strip() for name in signers.split(",") if name.strip()],
+        threshold=threshold,
+        with_site_keys=with_site_keys,
     )
     table = Table("folder", "goes to", box=None)
     table.add_row(str(out / "consortium"), "a safe: it signs new sites and is not needed to run")
+    if (out / "signers").is_dir():
+        table.add_row(str(out / "signers"), "its signers: NAME.key to each, and kept nowhere else")
     table.add_row(str(out / "server"), "the coordinator")
     for name in names:
         table.add_row(str(out / "sites" / name), f"the hospital {name}")
@@ -57,5 +76,18 @@ def provision(
     console.print(f"\nNext: edit {out / 'server' / 'federation.toml'} if you like, then")
     console.print(f"  fdfed-server start --config {out / 'server' / 'federation.toml'}")
     for name in names:
-        site = out / "sites" / name / "site.toml"
+        folder = out / "sites" / name
+        if not with_site_keys:
+            console.print(f"  fdfed-client enrol {folder}")
+            continue
+        site = folder / "site.toml"
         console.print(f"  fdfed-client --site {name} --config {site} --data DATA")
+    if with_site_keys:
+        console.print(
+            "\nEvery private key was made here: hand the folders over by a safe way, keep none. "
+            "Between hospitals, leave out --with-site-keys."
+        )
+    else:
+        vault = out / "consortium"
+        console.print(f"  fdfed-server roster show --consortium {vault}")
+        console.print(f"  fdfed-server roster add REQUEST --consortium {vault}")

@@ -29,6 +29,7 @@ from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig, load_control_authn_plugin
 from flwr.superlink.main import create_app
 
+from fdfed_server.enrolment_desk import EnrolmentDesk
 from fdfed_server.flower.orders import SuperLinkOrders
 from fdfed_server.flower.surface import ControlSurface, PublicSurface
 
@@ -86,10 +87,11 @@ class _SecondServer(uvicorn.Server):
 async def _serve(orders: SuperLinkOrders) -> None:
     secret = orders.secret.read_bytes()
     app = create_app(_configuration(orders, secret), SuperLinkLifespan)
+    desk = EnrolmentDesk(invited=orders.invited, requests=orders.requests, answers=orders.answers)
     tls = {"ssl_certfile": orders.certificate, "ssl_keyfile": orders.key}
     quiet = {"access_log": False, "log_config": None, "server_header": False}
     public = _SecondServer(
-        uvicorn.Config(PublicSurface(app), lifespan="off", **tls, **quiet)  # type: ignore[arg-type]
+        uvicorn.Config(PublicSurface(app, desk=desk), lifespan="off", **tls, **quiet)  # type: ignore[arg-type]
     )
     control = uvicorn.Server(
         uvicorn.Config(ControlSurface(app, secret), lifespan="on", **tls, **quiet)  # type: ignore[arg-type]

@@ -18,6 +18,10 @@ class SuperLinkOrders(Frozen):
     certificate: Path
     key: Path
     secret: Path
+    invited: Path
+    """Who may leave a request at the enrolment desk; `enrolment_desk.py` says the rest."""
+    requests: Path
+    answers: Path
     fleet_socket: int
     """File descriptors of sockets that listen already. The coordinator keeps them open, so that
     the ports stay its own, and connections wait, while a SuperLink that died is replaced."""

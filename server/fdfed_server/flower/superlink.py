@@ -170,6 +170,9 @@ class SuperLink:
             certificate=self._config.certificate,
             key=self._config.key,
             secret=self.state / "superlink.secret",
+            invited=self._config.invited,
+            requests=self.state / "enrolment",
+            answers=self._config.answers,
             fleet_socket=fleet,
             control_socket=control,
         )

@@ -15,6 +15,8 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from fdfed.enrolment import DESK_PATH
+
 HEALTH_PATH: Final = "/health"
 PUBLIC_PATHS: Final = frozenset(
     {HEALTH_PATH}
@@ -50,18 +52,33 @@ def control_token(secret: bytes) -> str:
 
 
 class PublicSurface:
-    """Lets through `PUBLIC_PATHS` with a body of declared and limited size; the rest is 404."""
+    """Lets through `PUBLIC_PATHS` with a body of declared and limited size; the rest is 404.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        desk: answers for the paths of enrolment, without any part of Flower.
+    """
+
+    def __init__(self, app: ASGIApp, *, desk: ASGIApp | None = None) -> None:
         self._app = app
+        self._desk = desk
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] not in PUBLIC_PATHS:
+        if self._desk is not None and is_for_the_desk(scope):
+            if scope["method"] == "PUT" and (status := _body_fault(scope)):
+                await _refuse(scope, send, status)
+            else:
+                await self._desk(scope, receive, send)
+        elif scope["type"] != "http" or scope["path"] not in PUBLIC_PATHS:
             await _refuse(scope, send, 404)
         elif scope["method"] == "POST" and (status := _body_fault(scope)):
             await _refuse(scope, send, status)
         else:
             await self._app(scope, receive, send)
+
+
+def is_for_the_desk(scope: Scope) -> bool:
+    """Whether a request is about enrolment."""
+    return scope["type"] == "http" and str(scope["path"]).startswith(DESK_PATH)
 
 
 class ControlSurface:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,10 +13,14 @@ import pytest
 
 from fdfed.config import RunPlan
 from fdfed.data import write_phantoms
+from fdfed.enrolment import EnrolmentRequest
 from fdfed.terminal import run_command
 from fdfed_client.cli.main import app
 from fdfed_client.plan_approval import PlanRecords
+from fdfed_server.handing_out import hand_out
 from fdfed_server.provision import provision
+from fdfed_server.roster_change import add_signature, draft_site, publish
+from fdfed_server.vault import Vault, read_signing_key
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -148,3 +153,41 @@ def test_the_plan_that_was_asked_for_is_shown_in_words_and_approved_by_its_whole
     assert client(*words, "--approve", plan.digest)[0] == 0
     assert records.has_approved(plan.digest)
     assert "not approved" not in client(*words)[1]
+
+
+def test_enrolling_is_one_command_before_and_after_the_consortium_has_answered(
+    client: Command, tmp_path: Path
+) -> None:
+    out = tmp_path / "f"
+    provision(["tnbc"], out, with_site_keys=False)
+    pack = out / "sites" / "tnbc"
+    code, _, err = client("--site", "tnbc", "--config", pack / "site.toml", "--phantoms")
+    assert (code, f"fdfed-client enrol {pack}" in err) == (2, True)
+    code, shown, _ = client("enrol", pack, "--no-relay")
+    vault = Vault(out / "consortium")
+    request = EnrolmentRequest.parse((pack / "request.json").read_bytes(), source="request")
+    assert (code, f"fingerprint {request.fingerprint}" in shown) == (0, True)
+    assert "holds nothing secret" in shown
+    draft_site(vault, request, days=9)
+    add_signature(vault, read_signing_key(vault.folder / "consortium.key"))
+    hand_out(vault, publish(vault), out)
+    code, shown, _ = client("enrol", pack)
+    assert (code, "tnbc is enrolled, under roster version 2" in shown) == (0, True)
+    code, shown, _ = client("enrol", pack)
+    assert (code, "--renew asks for a new certificate" in shown) == (0, True)
+    code, _, err = client("enrol", tmp_path)
+    assert (code, "is no enrolment pack" in err) == (2, True)
+
+
+def test_a_coordinator_that_is_not_there_does_not_keep_the_request_from_being_made(
+    client: Command, tmp_path: Path
+) -> None:
+    out = tmp_path / "f"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    provision(["tnbc"], out, fleet_port=port, with_site_keys=False)
+    code, shown, _ = client("enrol", out / "sites" / "tnbc")
+    assert code == 0
+    assert "cannot be reached" in shown
+    assert (out / "sites" / "tnbc" / "request.json").exists()

@@ -14,6 +14,7 @@ import pytest
 import tomli_w
 
 from fdfed.terminal import run_command
+from fdfed_client.enrolment import SiteFolder
 from fdfed_server.cli.main import app
 
 Command = Callable[..., tuple[int, str, str]]
@@ -99,7 +100,9 @@ def test_provision_says_what_to_do_next_and_overwrites_nothing(
     code, out, err = server("provision", "--sites", "tnbc,monuseg", "--out", out_folder)
     assert (code, err) == (0, "")
     assert f"fdfed-server start --config {out_folder}/server/federation.toml" in out
-    assert f"fdfed-client --site tnbc --config {out_folder}/sites/tnbc/site.toml" in out
+    assert f"fdfed-client enrol {out_folder}/sites/tnbc" in out
+    assert "fdfed-server roster add REQUEST" in out
+    assert not list((out_folder / "sites").rglob("*.key"))
     before = {path: path.read_bytes() for path in out_folder.rglob("*") if path.is_file()}
     code, out, err = server("provision", "--sites", "tnbc,monuseg", "--out", out_folder)
     assert code == 2
@@ -144,3 +147,68 @@ def test_a_plan_that_the_consortium_cannot_run_is_refused(
     code, _, err = server("start", "--config", config, "--state", tmp_path / "state")
     assert code == 2
     assert text in err
+
+
+def test_a_trusted_dealer_must_be_asked_for_by_name_and_says_what_it_is(
+    server: Command, tmp_path: Path
+) -> None:
+    code, out, _ = server(
+        *("provision", "--sites", "tnbc", "--out", tmp_path / "f", "--with-site-keys")
+    )
+    assert code == 0
+    assert "Every private key was made here" in out
+    assert f"fdfed-client --site tnbc --config {tmp_path}/f/sites/tnbc/site.toml" in out
+    assert (tmp_path / "f" / "sites" / "tnbc" / "signing.key").exists()
+
+
+def test_two_of_three_signers_admit_and_remove_a_site_by_commands_alone(
+    server: Command, tmp_path: Path
+) -> None:
+    out = tmp_path / "f"
+    signers = ("--signers", "alice,bob,carol", "--threshold", "2")
+    assert server("provision", "--sites", "tnbc", "--out", out, *signers)[0] == 0
+    request = SiteFolder.open(out / "sites" / "tnbc").request()
+    where = ("--consortium", out / "consortium")
+    code, text, _ = server("roster", "add", out / "sites" / "tnbc" / "request.json", *where)
+    assert (code, f"tnbc joins: {request.fingerprint}" in text) == (0, True)
+    assert "2 of alice, bob, carol must sign" in text
+    sign = ("roster", "sign", *where, "--key")
+    code, _, err = server(*sign, out / "signers" / "alice.key")
+    assert (code, "nothing was signed" in err) == (2, True)
+    assert server(*sign, out / "signers" / "alice.key", "--yes")[0] == 0
+    code, _, err = server("roster", "publish", *where)
+    assert (code, "asks for 2 of alice, bob, carol" in err) == (4, True)
+    sent = tmp_path / "bob.sig"
+    assert server(*sign, out / "signers" / "bob.key", "--yes", "--out", sent)[0] == 0
+    code, text, _ = server("roster", "publish", sent, *where)
+    assert (code, "roster version 2 is in force" in text) == (0, True)
+    code, text, _ = server("roster", "show", *where)
+    assert (code, request.fingerprint in text, "2 of alice, bob, carol" in text) == (0, True, True)
+    assert server("roster", "remove", "udiat", *where)[0] == 2
+    code, text, _ = server("roster", "remove", "tnbc", *where)
+    assert (code, "tnbc is removed" in text) == (0, True)
+
+
+def test_one_signer_whose_key_is_at_hand_does_it_in_one_command(
+    server: Command, tmp_path: Path
+) -> None:
+    out = tmp_path / "f"
+    where = ("--consortium", out / "consortium")
+    assert server("provision", "--sites", "tnbc", "--out", out)[0] == 0
+    site = SiteFolder.open(out / "sites" / "tnbc")
+    site.request()
+    code, text, _ = server("roster", "add", site.folder / "request.json", *where)
+    assert (code, "roster version 2 is in force" in text) == (0, True)
+    site.complete((site.folder / "answer.json").read_bytes(), source="the answer")
+    code, text, _ = server("roster", "invite", "busi", *where)
+    assert (code, "fdfed-client enrol busi" in text) == (0, True)
+    assert (out / "sites" / "busi" / "invitation.json").exists()
+    code, text, _ = server("roster", "key", tmp_path / "dora.key")
+    assert (code, (tmp_path / "dora.key").stat().st_mode & 0o777) == (0, 0o600)
+    code, text, _ = server(
+        *("roster", "signers", f"dora={tmp_path / 'dora.key.pub'}", "--threshold", "1", *where)
+    )
+    assert (code, "the new signers sign the roster next" in text) == (0, True)
+    assert server("roster", "sign", "--key", tmp_path / "dora.key", "--yes", *where)[0] == 0
+    code, text, _ = server("roster", "publish", *where)
+    assert (code, "roster version 3 is in force" in text) == (0, True)
