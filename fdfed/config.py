@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fdfed import plugins, strict_json
 from fdfed.errors import InvalidInput
+from fdfed.privacy_plan import PrivacyPlan
 
 Model = TypeVar("Model", bound=BaseModel)
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -215,6 +216,8 @@ class RunPlan(Frozen):
     method: MethodPlan = MethodPlan()
     alpha: AlphaPlan = AlphaPlan()
     exchange: ExchangePlan = ExchangePlan()
+    privacy: PrivacyPlan | None = None
+    """Differential privacy; `None`: there is none, and no ε is printed anywhere."""
 
     seed: int = Field(default=0, ge=0, lt=2**32)
     phantoms: bool = False
@@ -274,6 +277,9 @@ class RunPlan(Frozen):
                 f"strategy = {self.strategy} has no peers to exchange with, so loss = fd+exch has "
                 "no meaning there; use loss = fd or seg"
             )
+        problems = () if self.privacy is None else tuple(self.privacy.problems(self))
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
     @model_validator(mode="after")
@@ -303,6 +309,12 @@ class RunPlan(Frozen):
     def has_discrepancy(self) -> bool:
         """Whether the loss has the terms that α weighs, and with them a phase 2."""
         return self.effective_loss in DISCREPANCY_LOSSES
+
+    @property
+    def swaps_batches(self) -> bool:
+        """Whether every step of phase 2 swaps prototypes with the hub. With differential privacy
+        they leave once a round instead, with the weights."""
+        return self.effective_loss == "fd+exch" and self.privacy is None
 
     @property
     def auxiliary_loss(self) -> str | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from monai.data.dataset import CacheDataset
@@ -102,7 +103,8 @@ class SiteData:
         for item, index in enumerate(self._batch(global_step)):
             sample = self.samples[index]
             variant = self._variant(global_step, item)
-            window = self._window(sample["mask"], global_step, item)
+            rng = generator("crop", self.seed, self.name, global_step, item)
+            window = self.window(sample["mask"], rng)
             images.append(turned(sample["image"][window], variant))
             masks.append(turned(sample["mask"][window], variant))
         return torch.stack(images), torch.stack(masks)
@@ -130,14 +132,13 @@ class SiteData:
             return 0
         return int(generator("augment", self.seed, self.name, global_step, item).integers(VARIANTS))
 
-    def _window(
-        self, picture: Float[Tensor, "c h w"], global_step: int, item: int
+    def window(
+        self, picture: Float[Tensor, "c h w"], rng: np.random.Generator
     ) -> tuple[slice, ...]:
-        """What a step takes of a picture: all of it, or a square anywhere in it, all positions
+        """What training takes of a picture: all of it, or a square anywhere in it, all positions
         alike."""
         if self.crop is None:
             return ()
-        rng = generator("crop", self.seed, self.name, global_step, item)
         starts = [int(rng.integers(0, side - self.crop + 1)) for side in picture.shape[1:]]
         return (slice(None), *(slice(start, start + self.crop) for start in starts))
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeGuard
 
 from fdfed.evaluation.metrics import Aggregate
+from fdfed.privacy_plan import Unit
 
 _LIBRARIES: Final = ("fdfed", "torch", "monai", "flwr", "numpy", "cryptography")
 
@@ -66,6 +67,19 @@ class SiteResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SitePrivacy:
+    """What one site has spent under differential privacy, by its own ledger."""
+
+    epsilon: float
+    """Over everything it released, earlier runs included."""
+    delta: float
+    unit: Unit
+    """What is protected, by add or remove of one."""
+    units: int
+    """Training units of the site."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SiteRound:
     """One site in one round."""
 
@@ -90,6 +104,8 @@ class SiteRound:
     staleness_max: int | None = None
     refused: str | None = None
     """Why the site's update was left out of the aggregate; `None` if it was folded in."""
+    privacy: SitePrivacy | None = None
+    """As the site reported it with its scores; `None` without differential privacy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,8 +182,16 @@ class PrivacyResult:
 
     differential_privacy: bool = False
     epsilon: float | None = None
-    """ε spent, composed over all releases; `None` without differential privacy: none is claimed."""
+    """The largest ε of a site, composed over all its releases; `None` without differential privacy:
+    none is claimed. Sites hold different patients, so their ε do not add up."""
     delta: float | None = None
+    """The largest δ of a site."""
+    sites: Mapping[str, SitePrivacy] = field(default_factory=dict)
+    """What each site last reported; empty without differential privacy."""
+    weights_protected: bool = False
+    """Whether ε speaks of the weights. If not, it speaks of the prototypes alone."""
+    stopped: str | None = None
+    """Why training ended before the plan's last round, if a budget was spent."""
     secure_aggregation: bool = False
     transport: str = "in one process"
     """Such as `mTLS`; `in one process` for a simulation."""

@@ -81,7 +81,7 @@ ROUND_COLUMNS: Final = (
 def write_rounds_csv(path: Path, rounds: Iterable[RoundRecord]) -> None:
     """One row per round and site under `path`, atomically; an unknown value is an empty cell."""
     buffer = io.StringIO()
-    table = csv.DictWriter(buffer, ROUND_COLUMNS, lineterminator="\n")
+    table = csv.DictWriter(buffer, ROUND_COLUMNS, lineterminator="\n", extrasaction="ignore")
     table.writeheader()
     for record in rounds:
         shared = {"round": record.round, "phase": record.phase, "attempt": record.attempt}

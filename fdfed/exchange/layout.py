@@ -58,6 +58,10 @@ class TapLayout:
         """The layout of prototypes (or features) whose channel axis is the last, or of a `(C,)`."""
         return cls(tuple(prototypes), tuple(int(value.shape[-1]) for value in prototypes.values()))
 
+    def narrowed(self, channels: int) -> TapLayout:
+        """The same taps with no more than `channels` channels each."""
+        return TapLayout(self.names, tuple(min(channels, width) for width in self.channels))
+
     @property
     def size(self) -> int:
         """Elements of a vector: 2 Σ_l C_l."""

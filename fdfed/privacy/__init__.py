@@ -4,6 +4,9 @@ arrays in, arrays out; no network, no Flower.
 Secure aggregation: a site's round becomes integers (`contribution`, `fixed_point`), over which lie
 masks that cancel in the sum (`pairwise_masks`), from keys that the roster vouches for
 (`masking_keys`).
+
+Differential privacy: `accounting`, `ledger`, `randomness`, `projection`, `prototype_release`. They
+are not re-exported: Opacus takes seconds to import, and most runs do not need it.
 """
 
 from fdfed.privacy.contribution import ContributionLayout, Mean, Measures

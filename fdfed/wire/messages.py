@@ -13,10 +13,19 @@ from numpy.typing import NDArray
 
 from fdfed.config import RunPlan
 from fdfed.evaluation.metrics import Aggregate
+from fdfed.evaluation.results import SitePrivacy
 from fdfed.exchange import ExchangeStats
 from fdfed.exchange.group_secret import MAX_EPOCH, MAX_OFFER
 from fdfed.roster import MAX_ROSTER
-from fdfed.wire.record import MAX_EXAMPLES, MAX_SIGNATURE, Part, Reader, as_vector, build_record
+from fdfed.wire.record import (
+    MAX_EXAMPLES,
+    MAX_SIGNATURE,
+    Part,
+    Reader,
+    as_text,
+    as_vector,
+    build_record,
+)
 from fdfed.wire.stats import STATS_KEYS, read_stats, stats_entries
 
 
@@ -52,7 +61,8 @@ class Prepared:
     num_validation: int
     num_test: int
     num_empty: int
-    """Images whose annotation is empty (normals), over all parts."""
+    """Images whose annotation is empty (normals), over all parts; 0 with differential privacy, which
+    does not release the number."""
     phantoms: bool
     version: str
 
@@ -186,12 +196,17 @@ class TrainInstruction:
     """One weight a tap, in the network's tap order."""
     target: NDArray[np.float64] | None
     """c of the dual update, one a tap; None before it is known, NaN at a tap never measured."""
+    cotangents: NDArray[np.float64] | None = None
+    """With differential privacy: those of the site's projected prototypes, from the release of an
+    earlier round; None where there is none."""
     weights: Mapping[str, NDArray[Any]]
 
     def to_record(self) -> RecordDict:
         vectors = {"alpha": self.alpha}
         if self.target is not None:
             vectors["target"] = self.target
+        if self.cotangents is not None:
+            vectors["cotangents"] = self.cotangents
         scalars = {name: getattr(self, name) for name in _TRAIN_SCALARS}
         header = {"plan": self.plan.to_json(), "run_id": self.run_id, **scalars}
         header["masking_keys"] = json.dumps(self.masking_keys)
@@ -217,6 +232,7 @@ class TrainInstruction:
             target=reader.vector("target", may_be_nan=True)
             if reader.has_vector("target")
             else None,
+            cotangents=reader.vector("cotangents") if reader.has_vector("cotangents") else None,
             weights=reader.weights(),
         )
 
@@ -241,7 +257,8 @@ class TrainResult:
     attempt: int
     num_examples: int
     loss_seg: float
-    """Mean of L_seg over the round's steps."""
+    """Mean of L_seg over the round's steps. NaN with differential privacy, as are `seconds`, `fd`,
+    `exch` and `valid`: each says something of the images that no noise covers."""
     seconds: float
     alpha: NDArray[np.float64]
     """The proposed α, not clipped, one a tap."""
@@ -252,11 +269,16 @@ class TrainResult:
     valid: NDArray[np.float64]
     """Share of the round's steps in which the tap's prototypes were valid."""
     exchange: ExchangeStats = field(default_factory=ExchangeStats)
+    released: NDArray[np.float64] | None = None
+    """With differential privacy: the noisy mean of the site's projected prototypes; None in a round
+    that releases none."""
     weights: Mapping[str, NDArray[Any]]
 
     def to_record(self) -> RecordDict:
         header = {name: getattr(self, name) for name in _RESULT_SCALARS}
         vectors = {name: getattr(self, name) for name in _RESULT_VECTORS}
+        if self.released is not None:
+            vectors["released"] = self.released
         header |= stats_entries(self.exchange)
         return build_record("trained", header, vectors=vectors, weights=self.weights)
 
@@ -268,12 +290,13 @@ class TrainResult:
             server_round=reader.integer("server_round", 1, 10**9),
             attempt=reader.integer("attempt", 1, 1_000_000),
             num_examples=reader.integer("num_examples", 1, MAX_EXAMPLES),
-            loss_seg=reader.number("loss_seg"),
-            seconds=reader.number("seconds"),
+            loss_seg=reader.number("loss_seg", may_be_nan=True),
+            seconds=reader.number("seconds", may_be_nan=True),
             alpha=reader.vector("alpha"),
             fd=reader.vector("fd", may_be_nan=True),
             exch=reader.vector("exch", may_be_nan=True),
-            valid=reader.vector("valid"),
+            valid=reader.vector("valid", may_be_nan=True),
+            released=reader.vector("released") if reader.has_vector("released") else None,
             exchange=read_stats(reader),
             weights=reader.weights(),
         )
@@ -340,6 +363,8 @@ class EvaluateResult:
     dice: Aggregate | None
     iou: Aggregate | None
     """None when fewer than `min_count` images were scored: too few to hide one among."""
+    privacy: SitePrivacy | None = None
+    """What the site has spent so far; None without differential privacy."""
 
     def to_record(self) -> RecordDict:
         withheld = self.dice is None or self.iou is None
@@ -348,6 +373,7 @@ class EvaluateResult:
             "server_round": self.server_round,
             "part": self.part,
             "withheld": withheld,
+            "privacy": as_text(self.privacy),
         }
         vectors = {}
         if self.dice is not None and self.iou is not None:
@@ -356,7 +382,8 @@ class EvaluateResult:
 
     @classmethod
     def from_record(cls, record: RecordDict) -> EvaluateResult:
-        reader = Reader(record, "evaluated", ("run_id", "server_round", "part", "withheld"))
+        keys = ("run_id", "server_round", "part", "withheld", "privacy")
+        reader = Reader(record, "evaluated", keys)
         withheld = reader.flag("withheld")
         return cls(
             run_id=reader.run_id(),
@@ -364,4 +391,5 @@ class EvaluateResult:
             part=reader.part(),
             dice=None if withheld else reader.aggregate("dice"),
             iou=None if withheld else reader.aggregate("iou"),
+            privacy=reader.site_privacy("privacy"),
         )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -15,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from fdfed.config import RunPlan, SiteName
 from fdfed.errors import InvalidInput, WireError
 from fdfed.evaluation.metrics import Aggregate
+from fdfed.evaluation.results import SitePrivacy
 from fdfed.wire.flat_array import flat_array
 from fdfed.wire.weights import MAX_MANIFEST, Weights, pack, pack_integers, packed_integers
 
@@ -115,6 +119,11 @@ def as_vector(aggregate: Aggregate) -> NDArray[np.float64]:
     return np.array([getattr(aggregate, name) for name in _AGGREGATE], dtype=np.float64)
 
 
+def as_text(privacy: SitePrivacy | None) -> str:
+    """What a site has spent, as the text in which it travels; empty for None."""
+    return "" if privacy is None else json.dumps(asdict(privacy))
+
+
 class Reader:
     """A record's parts behind checks; every getter raises `WireError` naming the key."""
 
@@ -184,9 +193,9 @@ class Reader:
             raise WireError(f"{self._kind}.{key} is {value}, outside {low} to {high}")
         return value
 
-    def number(self, key: str) -> float:
+    def number(self, key: str, *, may_be_nan: bool = False) -> float:
         value = float(self._get(key, (float, int)))
-        if not abs(value) <= _MAX_MAGNITUDE:
+        if not abs(value) <= _MAX_MAGNITUDE and not (may_be_nan and math.isnan(value)):
             raise WireError(f"{self._kind}.{key} is {value}, not within ±{_MAX_MAGNITUDE:g}")
         return value
 
@@ -249,6 +258,23 @@ class Reader:
         ):
             raise WireError(f"{self._kind}.{name} is not two counts and five fractions")
         return Aggregate(int(value[0]), int(value[1]), *(float(fraction) for fraction in fractions))
+
+    def site_privacy(self, key: str) -> SitePrivacy | None:
+        """What a site has spent; None where the text is empty."""
+        text = self.text(key)
+        if not text:
+            return None
+        try:
+            found = TypeAdapter(SitePrivacy).validate_json(text)
+        except ValidationError as err:
+            raise WireError(f"{self._kind}.{key} does not say what a site has spent") from err
+        if not (
+            0 <= found.epsilon <= _MAX_MAGNITUDE
+            and 0 < found.delta < 1
+            and 1 <= found.units <= MAX_EXAMPLES
+        ):
+            raise WireError(f"{self._kind}.{key} holds an impossible ε, δ or number of units")
+        return found
 
     def weights(self) -> Weights:
         return Weights(self._arrays(_WEIGHTS), self.text("tensors", limit=MAX_MANIFEST))
