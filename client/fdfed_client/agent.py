@@ -23,6 +23,7 @@ from fdfed_client.exchange import ExchangeStream
 from fdfed_client.exchange_identity import SiteIdentity
 from fdfed_client.flower import run_node
 from fdfed_client.group import GroupSecrets
+from fdfed_client.local_model import PrivacyAtSite
 from fdfed_client.local_report import LocalReport
 from fdfed_client.masking import Masking, signer_of
 from fdfed_client.membership import Membership, read_signing_key
@@ -88,6 +89,7 @@ def run_agent(
     Raises:
         DataError: if there are no usable images, before anything connects.
         ConnectionFailed: if the coordinator does not accept the site's identity.
+        PrivacyBudgetExceeded: once stopped, if a round was refused because the budget is spent.
         InvalidInput: if a file that `site.toml` names is missing.
     """
     folder = data_folder(config, data, phantoms=phantoms)
@@ -102,7 +104,8 @@ def run_agent(
     group = GroupSecrets.over(membership, config)
     log.info(
         "layers: mutual TLS; prototypes are sealed (%s) to the coordinator's key %s…, and blinded "
-        "with a secret of the sites; weights: %s; no differential privacy, no ε is claimed",
+        "with a secret of the sites; weights: %s; no differential privacy and no ε, unless a plan "
+        "has [run.privacy], which a line of its own then says",
         pinned.suite.value,
         pinned.fingerprint[:16],
         _weights_layer(config),
@@ -125,6 +128,9 @@ def run_agent(
                 config.state / "masking",
                 min_sites=config.min_masked_sites,
                 required=config.require_masking,
+            ),
+            privacy=PrivacyAtSite(
+                ledger=config.state / "privacy.json", max_epsilon=config.policy.max_epsilon
             ),
             on_step=on_step,
             on_result=LocalReport(config.state / "local").add,
@@ -152,6 +158,8 @@ def run_agent(
                 on_event=on_event or log.info,
             )
     log.info("the audit log ends with the hash %s", audit.head)
+    if site.budget_spent is not None:
+        raise site.budget_spent
 
 
 def _weights_layer(config: SiteConfig) -> str:

@@ -77,16 +77,27 @@ class LocalReport:
             },
             rounds=rounds,
             alpha=rounds[-1].alpha if rounds else {},
-            privacy=PrivacyResult(
-                transport="TLS",
-                secure_aggregation=plan.aggregation == "masked",
-                min_count=max(site.min_count, plan.min_count),
-            ),
+            privacy=_privacy(site, result),
             config=plan.model_dump(mode="json"),
             versions=library_versions(),
             phantoms=plan.phantoms,
             model_round=result.server_round or None,
         )
+
+
+def _privacy(site: Site, result: EvaluateResult) -> PrivacyResult:
+    spent, plan = result.privacy, site.plan
+    return PrivacyResult(
+        transport="TLS",
+        secure_aggregation=plan.aggregation == "masked",
+        min_count=max(site.min_count, plan.min_count),
+        differential_privacy=spent is not None,
+        epsilon=None if spent is None else spent.epsilon,
+        delta=None if spent is None else spent.delta,
+        sites={} if spent is None else {site.name: spent},
+        weights_protected=plan.privacy is not None and plan.privacy.weights != "unprotected",
+        stopped=None if site.budget_spent is None else str(site.budget_spent),
+    )
 
 
 def _trained(site: Site, result: TrainResult) -> RoundRecord:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,91 +20,86 @@ from fdfed.errors import InvalidInput, PrivacyBudgetExceeded, RefusedByPolicy, W
 from fdfed.evaluation.results import SitePrivacy
 from fdfed.networks import SegmentationNetwork
 from fdfed.privacy.accounting import Release, checked_delta, derived_delta, epsilon_of
-from fdfed.privacy.ledger import Budget, Entry, Ledger
+from fdfed.privacy.ledger import Budget, Entry, Kind, Ledger
 from fdfed.privacy.projection import projections
-from fdfed.privacy.randomness import Randomness
+from fdfed.privacy.randomness import SystemRandomness
 from fdfed.privacy_plan import PrivacyPlan, WeightsPrivacy, releases_prototypes
 from fdfed.training.per_image import FixedTerm
 from fdfed.training.per_unit_gradients import check_hookable
 from fdfed.training.private_round import (
-    PrivateOutcome,
     PrivateRound,
     release_prototypes,
     sample_rate,
     train_private_round_,
 )
 from fdfed.training.step import layout_of
-from fdfed.wire import TrainInstruction
+from fdfed.wire import TrainInstruction, TrainResult
+from fdfed_client.local_model import PrivacyAtSite
 
 log = logging.getLogger(__name__)
 
-_COTANGENT_SLACK = 1.01
+_COTANGENT_SLACK: Final = 1.01
 """Room for rounding in the bound on a cotangent's norm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrivateAnswer:
-    """What a round leaves, and what it releases beside the weights."""
+    """What a round leaves at the site, and what it tells the coordinator."""
 
-    outcome: PrivateOutcome
-    released: NDArray[np.float64] | None
+    result: TrainResult
+    """Less the weights."""
+    optimizer_state: dict[str, Tensor]
 
 
 class PrivateTraining:
     """One plan's private training at one site.
 
     Args:
+        plan: has a `privacy` table.
         images: a `SiteData`.
-        ledger: the site's, for all its runs.
-        randomness: the system's in production.
-        max_epsilon: the site's own bound; the smaller of it and the plan's is the budget.
+        own: ledger, and the site's own bound: the smaller of it and the plan's is the budget.
         min_units: fewest training units that this site takes part with.
 
     Raises:
         InvalidInput: if the plan's network or δ cannot serve here.
-        RefusedByPolicy: if the site has too few units, or protects more than the plan.
-        PrivacyBudgetExceeded: if not even one round fits, or the ledger is damaged.
+        RefusedByPolicy: if the site has too few units.
+        PrivacyBudgetExceeded: if the ledger is damaged.
     """
 
     def __init__(
         self,
         site: str,
         plan: RunPlan,
-        privacy: PrivacyPlan,
         network: SegmentationNetwork,
         images: object,
         *,
-        ledger: Ledger,
-        randomness: Randomness,
-        max_epsilon: float | None = None,
+        own: PrivacyAtSite,
         min_units: int = 2,
     ) -> None:
+        privacy = _privacy_of(plan)
         if not isinstance(images, SiteData):
             raise InvalidInput(
                 f"{site}'s images do not say whose they are; open them with fdfed.data.open_site"
             )
         self._site, self._plan, self._privacy = site, plan, privacy
-        self._ledger, self._randomness = ledger, randomness
+        self._ledger = Ledger(own.ledger)
+        self._randomness = own.randomness or SystemRandomness()
         self._units = training_units(images, privacy.unit)
         if len(self._units) < min_units:
             raise RefusedByPolicy(
                 f"{site} has {len(self._units)} training {self._units.unit}(s); a private run "
                 f"needs at least {min_units} here"
             )
-        protects_weights = isinstance(privacy.weights, WeightsPrivacy)
-        if protects_weights:
+        if isinstance(privacy.weights, WeightsPrivacy):
             check_hookable(network)
-        elif max_epsilon is not None:
-            raise RefusedByPolicy(
-                f'{site} bounds ε (max_epsilon), but the plan says privacy.weights = "unprotected"'
-            )
         count = len(self._units)
         delta = (
             derived_delta(count)
             if privacy.delta == "derived"
             else checked_delta(privacy.delta, count)
         )
-        self._budget = Budget(min(privacy.epsilon, max_epsilon or math.inf), delta)
+        bounds = (privacy.epsilon, own.max_epsilon)
+        self._budget = Budget(min(bound for bound in bounds if bound is not None), delta)
         layout = layout_of(network)
         dimensions = privacy.prototypes.dimensions if privacy.prototypes else 1
         self._layout = layout.narrowed(dimensions)
@@ -123,24 +120,19 @@ class PrivateTraining:
         network: SegmentationNetwork,
         message: TrainInstruction,
         *,
-        continued: bool,
+        after_round: int | None,
         optimizer_state: dict[str, Tensor] | None,
         on_step: Callable[[int], None] | None,
     ) -> PrivateAnswer:
         """Trains `network` in place, from the weights that came with the message.
 
         Args:
-            continued: whether the site has a record of an earlier round of this run, and the ledger
-                must know that round.
+            after_round: the round that the site has a record of; the ledger must know it.
 
         Raises:
             PrivacyBudgetExceeded: before anything is computed, if the round does not fit.
         """
-        if continued and not any(e.run_id == message.run_id for e in self._ledger.entries()):
-            raise PrivacyBudgetExceeded(
-                f"{self._site} has trained earlier rounds of this run, but its privacy ledger does "
-                "not know them; put the ledger back, or treat the budget as spent"
-            )
+        self._check_complete(message.run_id, after_round)
         term = self._term(message)
         epsilon = self._ledger.reserve(self._entries(message), self._budget)
         log.info(
@@ -166,7 +158,19 @@ class PrivateTraining:
             optimizer_state=optimizer_state,
             on_step=on_step,
         )
-        return PrivateAnswer(outcome=outcome, released=released)
+        result = _result_of(message, self._units.images, released)
+        return PrivateAnswer(result=result, optimizer_state=outcome.optimizer_state)
+
+    def _check_complete(self, run_id: str, after_round: int | None) -> None:
+        """Notices a ledger that was removed, or put back from before that round."""
+        if after_round is None or not self._releases(after_round):
+            return
+        known = {(e.run_id, e.server_round) for e in self._ledger.entries()}
+        if (run_id, after_round) not in known:
+            raise PrivacyBudgetExceeded(
+                f"{self._site} has trained round {after_round} of this run, but its privacy ledger "
+                "does not know it; put the newest ledger back, or treat the budget as spent"
+            )
 
     def _release(
         self, network: SegmentationNetwork, server_round: int
@@ -223,9 +227,9 @@ class PrivateTraining:
             for kind, release in self._releases(message.server_round).items()
         ]
 
-    def _releases(self, server_round: int) -> dict[str, Release]:
+    def _releases(self, server_round: int) -> dict[Kind, Release]:
         """What one round releases."""
-        made: dict[str, Release] = {}
+        made: dict[Kind, Release] = {}
         if isinstance(self._privacy.weights, WeightsPrivacy):
             made["weights"] = Release(
                 noise_multiplier=self._privacy.weights.noise_multiplier,
@@ -241,30 +245,54 @@ class PrivateTraining:
 
     def _announce(self) -> None:
         """Says, before anything is trained, how far the budget goes."""
-        spent = [entry.release for entry in self._ledger.entries()]
-        before = epsilon_of(spent, delta=self._budget.delta)
-        fitting = 0
-        for number in range(1, self._plan.rounds + 1):
-            spent += self._releases(number).values()
-            if epsilon_of(spent, delta=self._budget.delta) > self._budget.epsilon:
-                break
-            fitting = number
-        if fitting == 0:
-            raise PrivacyBudgetExceeded(
-                f"{self._site} has spent ε = {before:.4g} (δ = {self._budget.delta:.3g}) of "
-                f"{self._budget.epsilon:.4g}, and not one round of this plan fits into the rest; "
-                "raise the noise multipliers, or lower steps_per_round"
-            )
-        log.info(
-            "%s: %s; %d training %ss, δ = %.3g, ε spent before = %.4g, budget %.4g: enough for %s "
-            "rounds",
+        before, rounds = [e.release for e in self._ledger.entries()], self._plan.rounds
+        delta, limit = self._budget.delta, self._budget.epsilon
+
+        def after(rounds: int) -> float:
+            coming = (self._releases(number).values() for number in range(1, rounds + 1))
+            return epsilon_of([*before, *chain.from_iterable(coming)], delta=delta)
+
+        fitting = bisect_right(range(1, rounds + 1), limit, key=after)
+        log.log(
+            logging.INFO if fitting == rounds else logging.WARNING,
+            "%s: %s. %d training %ss, δ = %.3g, ε spent before %.4g, budget %.4g: enough for %d of "
+            "%d rounds, which together would bring ε to %.4g",
             self._site,
             self._privacy.summary(),
             len(self._units),
             self._units.unit,
-            self._budget.delta,
-            before,
-            self._budget.epsilon,
-            f"all {fitting}" if fitting == self._plan.rounds else f"{fitting} of the "
-            f"{self._plan.rounds}",
+            delta,
+            after(0),
+            limit,
+            fitting,
+            rounds,
+            after(rounds),
         )
+
+
+def _privacy_of(plan: RunPlan) -> PrivacyPlan:
+    if plan.privacy is None:
+        raise InvalidInput("private training needs a plan with [run.privacy]")
+    return plan.privacy
+
+
+def _result_of(
+    message: TrainInstruction, num_examples: int, released: NDArray[np.float64] | None
+) -> TrainResult:
+    """What a round tells beside its weights: nothing of the images that no noise covers."""
+    withheld = np.full(len(message.alpha), np.nan)
+    return TrainResult(
+        run_id=message.run_id,
+        server_round=message.server_round,
+        attempt=message.attempt,
+        num_examples=num_examples,
+        loss_seg=np.nan,
+        # Time goes with the units that were drawn.
+        seconds=np.nan,
+        alpha=message.alpha,
+        fd=withheld,
+        exch=withheld,
+        valid=withheld,
+        released=released,
+        weights={},
+    )

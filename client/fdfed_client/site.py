@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from numpy.typing import NDArray
@@ -18,12 +18,11 @@ from torch import Tensor
 from fdfed import __version__
 from fdfed.config import RunPlan
 from fdfed.data import SplitCounts
-from fdfed.errors import RefusedByPolicy, WireError
+from fdfed.errors import PrivacyBudgetExceeded, RefusedByPolicy, WireError
 from fdfed.evaluation.metrics import ImageScore, aggregate, image_scores
 from fdfed.evaluation.whole_image import whole_image_logits
 from fdfed.exchange import BlindedExchange, BlindingSecret, Exchange, ExchangeStats
 from fdfed.layer_weights import propose
-from fdfed.losses import AuxiliaryLoss
 from fdfed.networks import SegmentationNetwork
 from fdfed.privacy import ContributionLayout, Measures, PairwiseMasks
 from fdfed.roster import SignedRoster
@@ -50,64 +49,21 @@ from fdfed.wire import (
     TrainInstruction,
     TrainResult,
 )
+from fdfed_client.local_model import (
+    Images,
+    LocalModel,
+    OpenExchange,
+    OpenImages,
+    PrivacyAtSite,
+    SecretOf,
+    copies,
+)
 from fdfed_client.masking import Masking
 
+if TYPE_CHECKING:
+    from fdfed_client.private_training import PrivateTraining
+
 log = logging.getLogger(__name__)
-
-
-class Images(Protocol):
-    """What a site needs of its images; `fdfed.data.SiteData` is one."""
-
-    @property
-    def phantoms(self) -> bool:
-        """Whether they are built-in phantoms."""
-        ...
-
-    @property
-    def counts(self) -> SplitCounts:
-        """Images by part."""
-        ...
-
-    def training_batch(self, global_step: int) -> tuple[Tensor, Tensor]:
-        """The batch of that step of the whole run."""
-        ...
-
-    def training_patients(self, global_step: int) -> tuple[str, ...]:
-        """Whose each image of that batch is."""
-        ...
-
-    def evaluation_batches(self, part: Part) -> Iterator[tuple[Tensor, Tensor, tuple[str, ...]]]:
-        """Image, mask and names, in a fixed order, without augmentation."""
-        ...
-
-
-OpenImages = Callable[[RunPlan], Images]
-"""Opens the site's images as a plan wants them; raises `DataError` with all findings."""
-
-OpenExchange = Callable[[RunPlan], Exchange]
-"""Opens the stream to the hub, with the patience that a plan asks for."""
-
-
-SecretOf = Callable[[TrainInstruction], BlindingSecret]
-"""The blinding secret of a round, from its instruction; raises `CryptoError`."""
-
-
-@dataclass(frozen=True, slots=True)
-class LocalModel:
-    """What a plan needs at the site, made once for all its rounds."""
-
-    plan: RunPlan
-    local_plan: RunPlan
-    """The plan with what this site chose where the plan leaves it a choice, and its own floor."""
-    images: Images
-    exchange: Exchange | None
-    network: SegmentationNetwork
-    shared: tuple[str, ...]
-    local: tuple[str, ...]
-    initial_local: Mapping[str, NDArray[Any]]
-    auxiliary: AuxiliaryLoss | None
-    """Its heads stay at the site, and serve training alone."""
-    initial_heads: Mapping[str, Tensor]
 
 
 class Site:
@@ -122,6 +78,7 @@ class Site:
         secret_of: the secret that blinds a round's prototypes; the default is a simulation's, which
             follows from the seed and hides nothing.
         make_secret: makes and seals one for all sites of a round; None where there are no keys.
+        privacy: ledger and own bound on ε; without it a plan with differential privacy is refused.
         take_roster: looks at a roster and its signatures; gives the one in force afterwards.
         masking: keys and masks for a plan with masked aggregation; None where there are no keys.
         on_step: told (server_round, steps done, steps of the round) after every step.
@@ -143,6 +100,7 @@ class Site:
         make_secret: Callable[[SecretRequest], SecretOffer] | None = None,
         take_roster: Callable[[bytes, bytes], SignedRoster] | None = None,
         masking: Masking | None = None,
+        privacy: PrivacyAtSite | None = None,
         on_step: Callable[[int, int, int], None] | None = None,
         on_result: Callable[[Site, TrainResult | EvaluateResult], None] | None = None,
         watch_exchange: Callable[[Exchange], Exchange] = lambda exchange: exchange,
@@ -157,6 +115,8 @@ class Site:
         """What the round trained last sent to the hub and got back, also if the round failed."""
         self.alpha: tuple[float, ...] = ()
         """α by tap of the round trained last."""
+        self.budget_spent: PrivacyBudgetExceeded | None = None
+        """Why a round was refused, if one was because the privacy budget is spent."""
         self._open_images = open_images
         self._store = store
         self._open_exchange = open_exchange
@@ -164,6 +124,7 @@ class Site:
         self._make_secret = make_secret
         self._take_roster = take_roster
         self._masking = masking
+        self._privacy = privacy
         self._on_step = on_step
         self._on_result = on_result
         self._watch_exchange = watch_exchange
@@ -183,7 +144,7 @@ class Site:
             num_train=counts.train,
             num_validation=counts.validation,
             num_test=counts.test,
-            num_empty=counts.empty_masks,
+            num_empty=counts.empty_masks if message.plan.privacy is None else 0,
             phantoms=images.phantoms,
             version=__version__,
         )
@@ -222,11 +183,13 @@ class Site:
 
     def train(self, message: TrainInstruction) -> TrainResult | MaskedResult:
         """Trains one round. A round that is asked again gives the same answer again; with masked
-        aggregation, an attempt is answered once and the next one trained anew.
+        aggregation, an attempt is answered once and the next one trained anew; with differential
+        privacy it is drawn anew, and counted once more.
 
         Raises:
             CryptoError: if the keys to mask with do not verify in every respect.
             ExchangeIncomplete: if the plan requires the cross-site term and a step had none.
+            PrivacyBudgetExceeded: if the round does not fit into the budget.
             WireError: if the weights or α are not of the plan's network.
         """
         self.exchanged, self.alpha = ExchangeStats(), tuple(message.alpha.tolist())
@@ -236,19 +199,32 @@ class Site:
         masks = self._keys().masks_of(message) if is_masked else None
         before = self._record_before(message)
         self._load_(model, message.weights, before)
+        if len(message.alpha) != len(model.network.tap_names):
+            raise WireError(f"α has {len(message.alpha)} entries, not one for each tap")
+        if model.private is None:
+            result = self._train_openly(model, message, before)
+        else:
+            result = self._train_privately(model, model.private, message, before)
+        if self._on_result is not None:
+            self._on_result(self, result)
+        return result if masks is None else _masked(result, masks, plan=message.plan)
+
+    def _train_openly(
+        self, model: LocalModel, message: TrainInstruction, before: SiteRecord | None
+    ) -> TrainResult:
         try:
             outcome = self._train_(model, message, before)
         finally:
             if model.exchange is not None:
                 self.exchanged = model.exchange.take_stats()
-        self._keep(model, message, outcome)
+        self._keep(model, message, outcome.optimizer_state)
         taps = len(model.network.tap_names)
         fd, exch = outcome.means.fd_by_tap(taps), outcome.means.exch_by_tap(taps)
         alpha = message.alpha
         if message.phase == 2:
             losses = tap_losses(message.plan, fd, exch)
             alpha = propose(alpha, losses, message.target, plan=message.plan.alpha)
-        result = TrainResult(
+        return TrainResult(
             run_id=message.run_id,
             server_round=message.server_round,
             attempt=message.attempt,
@@ -262,9 +238,27 @@ class Site:
             exchange=_used(self.exchanged, answered=outcome.means.answered),
             weights=take_tensors(model.network, model.shared),
         )
-        if self._on_result is not None:
-            self._on_result(self, result)
-        return result if masks is None else _masked(result, masks, plan=message.plan)
+
+    def _train_privately(
+        self,
+        model: LocalModel,
+        private: PrivateTraining,
+        message: TrainInstruction,
+        before: SiteRecord | None,
+    ) -> TrainResult:
+        try:
+            answer = private.train_(
+                model.network,
+                message,
+                after_round=None if before is None else before.server_round,
+                optimizer_state=None if before is None else before.part("optimizer"),
+                on_step=self._step_callback(message),
+            )
+        except PrivacyBudgetExceeded as err:
+            self.budget_spent = err
+            raise
+        self._keep(model, message, answer.optimizer_state)
+        return replace(answer.result, weights=take_tensors(model.network, model.shared))
 
     def evaluate(self, message: EvaluateInstruction) -> EvaluateResult:
         """Scores the weights on one part: aggregates over the site's minimum count of images, or
@@ -283,6 +277,7 @@ class Site:
             part=message.part,
             dice=aggregate((score.dice for score in scores), min_count=count),
             iou=aggregate((score.iou for score in scores), min_count=count),
+            privacy=None if model.private is None else model.private.spent(),
         )
         if self._on_result is not None:
             self._on_result(self, result)
@@ -363,9 +358,24 @@ class Site:
             local=local,
             initial_local=take_tensors(network, local),
             auxiliary=auxiliary,
-            initial_heads=_copies(auxiliary),
+            initial_heads=copies(auxiliary),
+            private=self._private_training(plan, network, images),
         )
         return self._model
+
+    def _private_training(
+        self, plan: RunPlan, network: SegmentationNetwork, images: Images
+    ) -> PrivateTraining | None:
+        own = self._privacy
+        if plan.privacy is None:
+            return None
+        if own is None:
+            raise RefusedByPolicy(f"{self.name} keeps no privacy ledger")
+        # Opacus takes seconds to import, and most runs do not need it.
+        from fdfed_client.private_training import PrivateTraining  # noqa: PLC0415
+
+        least = max(self.min_patients, plan.exchange.min_patients, plan.exchange.min_images)
+        return PrivateTraining(self.name, plan, network, images, own=own, min_units=least)
 
     def _choose_(self, plan: RunPlan, network: SegmentationNetwork, images: Images) -> RunPlan:
         """The plan with the precision that is used here; gives the network its memory layout."""
@@ -392,7 +402,7 @@ class Site:
         return self._masking
 
     def _exchange_of(self, plan: RunPlan) -> Exchange | None:
-        if plan.effective_loss != "fd+exch":
+        if not plan.swaps_batches:
             return None
         if self._open_exchange is None:
             raise RefusedByPolicy(f"the plan exchanges prototypes; {self.name} has no exchange")
@@ -446,8 +456,6 @@ class Site:
         self, model: LocalModel, message: TrainInstruction, before: SiteRecord | None
     ) -> RoundOutcome:
         plan = model.local_plan
-        if len(message.alpha) != len(model.network.tap_names):
-            raise WireError(f"α has {len(message.alpha)} entries, not one for each tap")
         measured = message.phase == 2 and plan.has_discrepancy
         request = LocalRound(
             plan=plan,
@@ -473,11 +481,13 @@ class Site:
             return None
         return lambda done: told(message.server_round, done, message.plan.steps_per_round)
 
-    def _keep(self, model: LocalModel, message: TrainInstruction, outcome: RoundOutcome) -> None:
+    def _keep(
+        self, model: LocalModel, message: TrainInstruction, optimizer_state: Mapping[str, Tensor]
+    ) -> None:
         state = model.network.state_dict()
-        tensors = {f"optimizer.{n}": t for n, t in outcome.optimizer_state.items()}
+        tensors = {f"optimizer.{n}": t for n, t in optimizer_state.items()}
         tensors |= {f"local.{name}": state[name].cpu().clone() for name in model.local}
-        tensors |= {f"auxiliary.{name}": t for name, t in _copies(model.auxiliary).items()}
+        tensors |= {f"auxiliary.{name}": t for name, t in copies(model.auxiliary).items()}
         record = SiteRecord(server_round=message.server_round, phase=message.phase, tensors=tensors)
         self._store.save(message.run_id, record)
         self._store.prune(message.run_id, keep=message.best_round)
@@ -485,12 +495,6 @@ class Site:
     @staticmethod
     def _dtype(plan: RunPlan) -> torch.dtype:
         return torch.float64 if plan.precision == "fp64" else torch.float32
-
-
-def _copies(module: torch.nn.Module | None) -> dict[str, Tensor]:
-    """A module's tensors on the CPU, by name; none without a module."""
-    state = {} if module is None else module.state_dict()
-    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
 
 
 def _used(stats: ExchangeStats, *, answered: int) -> ExchangeStats:

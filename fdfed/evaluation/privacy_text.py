@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 from fdfed.config import STRATEGY_NAMES, RunPlan
-from fdfed.evaluation.results import RunResults
+from fdfed.evaluation.results import PrivacyResult, RunResults
 
 
 def privacy_statement(results: RunResults) -> str:
     """Whether the run was differentially private, and what that means."""
     privacy = results.privacy
     if privacy.differential_privacy and privacy.epsilon is not None:
-        return (
-            f"Differential privacy: every release together spent ε = {privacy.epsilon:.3g} at "
-            f"δ = {privacy.delta or 0:.1g}."
-        )
+        return _differential(privacy)
     return (
         "No differential privacy: no ε is claimed. Weights and prototypes are computed from "
         "images, and may tell something about them to whoever receives them."
     )
+
+
+def _differential(privacy: PrivacyResult) -> str:
+    spent = "; ".join(
+        f"{site} ε = {entry.epsilon:.3g} at δ = {entry.delta:.2g}, for any one {entry.unit} of its "
+        f"{entry.units} training {entry.unit}s"
+        for site, entry in privacy.sites.items()
+    )
+    sentences = [
+        f"Differential privacy. Each site's own ledger says what all its releases together spent: "
+        f"{spent}.",
+        "An ε above 1 with a δ near one over the number of units is a weak promise; ε = 8 allows "
+        "an observer's odds on one patient to change almost three thousandfold.",
+        "It speaks of training images; scores of validation and test images are means without "
+        "noise. The run is not exact: its update is not that of the pooled objective.",
+    ]
+    if not privacy.weights_protected:
+        sentences.append(
+            "It speaks of the prototypes alone: the weights left without noise, and no ε bounds "
+            "what they tell."
+        )
+    if privacy.stopped is not None:
+        sentences.append(f"Not all rounds were trained: {privacy.stopped}.")
+    return " ".join(sentences)
 
 
 def what_left(results: RunResults, plan: RunPlan) -> list[str]:
@@ -36,7 +57,9 @@ def what_left(results: RunResults, plan: RunPlan) -> list[str]:
     if plan.strategy == "local":
         return [scores]
     left = [_weights(results), scores]
-    if plan.has_discrepancy:
+    if plan.privacy is not None:
+        left.append("Of losses, times and the share of usable images: nothing.")
+    elif plan.has_discrepancy:
         left.append(
             "Once a round: the mean losses, a proposal for the weight α of each tap, and the share "
             "of steps in which a tap had foreground and background to compare."
@@ -44,8 +67,8 @@ def what_left(results: RunResults, plan: RunPlan) -> list[str]:
     else:
         left.append("Once a round: the mean training loss.")
     if plan.effective_loss == "fd+exch":
-        left.append(_prototypes(results))
-        if len(results.sites) == 2:
+        left.append(_prototypes(results, plan))
+        if len(results.sites) == 2 and plan.privacy is None:
             left.append(
                 "With two sites the answer to a site's prototypes depends on one peer alone, so "
                 "it tells that site the peer's prototypes. With three or more it does not."
@@ -81,6 +104,11 @@ def setting(results: RunResults) -> str:
 
 
 def _weights(results: RunResults) -> str:
+    if results.privacy.weights_protected:
+        return (
+            "The network's weights after each round, trained by DP-SGD: the noise is in each step, "
+            "before the coordinator sees them."
+        )
     if results.privacy.secure_aggregation:
         return (
             "The network's weights after each round, under masks that cancel in the sum: the "
@@ -89,8 +117,14 @@ def _weights(results: RunResults) -> str:
     return "The network's weights after each round; the coordinator sees each site's own."
 
 
-def _prototypes(results: RunResults) -> str:
+def _prototypes(results: RunResults, plan: RunPlan) -> str:
     privacy = results.privacy
+    if plan.privacy is not None:
+        return (
+            "In phase 2, once a round: one noisy mean, over all training units, of the foreground "
+            "and background feature vectors of each tap, projected to a few dimensions. The "
+            "coordinator reads it."
+        )
     sentence = (
         "In phase 2, with each step: the mean foreground and the mean background feature vector "
         "of the batch at each tap (prototypes)"

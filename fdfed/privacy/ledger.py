@@ -5,8 +5,9 @@ release that never left; none that left is ever missing. A file that is damaged,
 altered is refused whole: what was spent is then unknown, so nothing more may be spent. One ledger
 serves all runs of a site, because all of them are about the same patients.
 
-What it cannot notice: that the whole file was put back from an older copy, or that both the file
-and the site's records of the run were removed. The state folder is the hospital's own.
+What it cannot notice by itself: that the whole file was removed, or put back from an older copy. A
+site with a record of a later round of the run notices both (`fdfed_client.private_training`); one
+whose whole state folder was put back does not. The folder is the hospital's own.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, Final, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from fdfed import strict_json
 from fdfed.atomic_file import write_text
 from fdfed.errors import InvalidInput, PrivacyBudgetExceeded
 from fdfed.privacy.accounting import Release, epsilon_of
@@ -108,7 +110,7 @@ class Ledger:
 
     def _parsed(self, text: bytes) -> tuple[Entry, ...]:
         try:
-            document = json.loads(text)
+            document = strict_json.loads(text, source="its content")
             if set(document) != {"format", "entries", "sha256"}:
                 raise ValueError("it has other keys than a ledger")
             if document["format"] != FORMAT:
@@ -116,7 +118,7 @@ class Ledger:
             if document["sha256"] != _digest(document["entries"]):
                 raise ValueError("its content is not what its checksum says")
             return _ENTRIES.validate_python(document["entries"])
-        except (ValueError, TypeError, RecursionError, InvalidInput, ValidationError) as err:
+        except (ValueError, TypeError, InvalidInput, ValidationError) as err:
             raise self._unusable(str(err).splitlines()[0]) from err
 
     def _unusable(self, finding: str) -> PrivacyBudgetExceeded:

@@ -1,8 +1,8 @@
 """A public random projection of each tap's prototypes to a few dimensions.
 
 Noise of a fixed size on every coordinate grows with √C, a prototype does not: without projection a
-tap of 512 channels drowns (`docs/METHOD.md`). A random projection keeps distances on average (Johnson &
-Lindenstrauss); it hides nothing and is no part of the privacy.
+tap of 512 channels drowns (`docs/METHOD.md`). A random projection keeps distances on average
+(Johnson & Lindenstrauss); it hides nothing and is no part of the privacy.
 """
 
 from __future__ import annotations

@@ -66,7 +66,8 @@ def clipped(
     # Scaled by the largest entry first: |v|² overflows for entries whose norm does not.
     largest = vectors.detach().abs().amax(1, keepdim=True).clamp_min(1)
     norms = largest * (vectors / largest).norm(dim=1, keepdim=True)
-    return vectors * (max_norm / norms.clamp_min(max_norm))
+    factors: Tensor = max_norm / norms.clamp_min(max_norm)
+    return vectors * factors
 
 
 def noisy_mean(

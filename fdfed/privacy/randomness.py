@@ -70,7 +70,7 @@ def _uniform(count: int) -> NDArray[np.float64]:
     stream = Cipher(AES(os.urandom(32)), CTR(bytes(16))).encryptor().update(bytes(8 * count))
     parts: NDArray[np.uint64] = np.frombuffer(stream, dtype="<u8") >> np.uint64(11)
     # 2⁻⁵⁴ less than 1 has no fp64 number of its own; the last part is rounded into its own.
-    uniform: NDArray[np.float64] = (parts + 0.5) * 2.0**-53
+    uniform = (parts.astype(np.float64) + 0.5) * 2.0**-53
     return np.minimum(uniform, 1 - 2.0**-53)
 
 

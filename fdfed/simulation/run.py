@@ -31,6 +31,7 @@ from fdfed.training.model_file import save_model
 from fdfed.training.sharing import local_names, shared_names
 from fdfed.training.site_state import SiteStore
 from fdfed_client.app import build_client_app
+from fdfed_client.local_model import PrivacyAtSite
 from fdfed_client.local_results import case_views, image_rows
 from fdfed_client.masking import Masking
 from fdfed_client.site import Site
@@ -82,6 +83,8 @@ def simulate(
     Raises:
         DataError: with all findings of a site, before any training.
         InvalidInput: if `out` belongs to another run.
+        PrivacyBudgetExceeded: if a site's privacy budget ended the training; the results of the
+            rounds before are written.
     """
     _check_plan(plan)
     opened = open_sites(plan, data or _phantoms(plan, out), progress=progress)
@@ -104,6 +107,8 @@ def simulate_sites(
     outcome = runner.run(faults or {})
     results = runner.results(outcome)
     runner.write(outcome, results)
+    if outcome.stopped is not None:
+        raise outcome.stopped
     return results
 
 
@@ -213,6 +218,7 @@ class _Runner:
             lambda _: images,
             SiteStore(self._out / "state" / "sites" / name),
             device=self._device,
+            privacy=PrivacyAtSite(ledger=self._out / "state" / "privacy" / f"{name}.json"),
             open_exchange=lambda plan: InProcessExchange(
                 self._hub,
                 name,

@@ -81,7 +81,9 @@ def train_private_round_(
     network.train()
     privacy = None if request.plan.privacy is None else request.plan.privacy.weights
     if isinstance(privacy, WeightsPrivacy):
-        steps = _private_steps(network, units, request, optimizer, randomness, privacy)
+        steps = _private_steps(
+            network, units, request, optimizer, randomness=randomness, privacy=privacy
+        )
     else:
         steps = _plain_steps(network, units, request, optimizer)
     for done in steps:
@@ -146,6 +148,7 @@ def _private_steps(
     units: TrainingUnits,
     request: PrivateRound,
     optimizer: torch.optim.Optimizer,
+    *,
     randomness: Randomness,
     privacy: WeightsPrivacy,
 ) -> Iterator[int]:
@@ -160,7 +163,8 @@ def _private_steps(
     with per_image_gradients(network):
         for step in range(request.plan.steps_per_round):
             drawn = randomness.poisson_sample(len(units), rate=rate).tolist()
-            _private_step_(network, units, drawn, request, private, randomness.generator())
+            rng = randomness.generator()
+            _private_step_(network, units, drawn, request, optimizer=private, rng=rng)
             yield step + 1
 
 
@@ -169,6 +173,7 @@ def _private_step_(
     units: TrainingUnits,
     drawn: list[int],
     request: PrivateRound,
+    *,
     optimizer: SecureDPOptimizer,
     rng: np.random.Generator,
 ) -> None:

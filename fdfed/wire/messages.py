@@ -61,8 +61,8 @@ class Prepared:
     num_validation: int
     num_test: int
     num_empty: int
-    """Images whose annotation is empty (normals), over all parts; 0 with differential privacy, which
-    does not release the number."""
+    """Images whose annotation is empty (normals), over all parts; 0 with differential privacy, when
+    the number is not released."""
     phantoms: bool
     version: str
 

@@ -68,6 +68,8 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
         InvalidInput: if the state folder belongs to another run or another coordinator, or a port
             is taken.
         QuorumNotMet: if a round fails in every attempt; the state is kept.
+        PrivacyBudgetExceeded: if a site's privacy budget ended the training; the results of the
+            rounds before are written.
     """
     server = config.server
     hpke_key = HpkePrivateKey.read(server.hpke_key)
@@ -78,11 +80,10 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
         membership = _membership(server)
         plan = _plan_for(config.run, membership.roster, invited=read_invited(server.invited))
         log.info(
-            "layers: mutual TLS; prototypes are sealed (%s); blinding: %s; weights: %s; "
-            "no differential privacy, no ε is claimed%s",
-            hpke_key.suite.value,
-            _BLINDING[plan.exchange.blinding],
+            "layers: mutual TLS; %s; weights: %s; %s%s",
+            _prototypes_layer(plan, hpke_key),
             _weights_layer(plan),
+            plan.privacy.summary() if plan.privacy else "no differential privacy, no ε is claimed",
             _TWO_SITES if len(plan.sites) == 2 else "",
         )
         signature = _signature(plan, server, membership.roster)
@@ -149,6 +150,8 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
         run_server_app(app, superlink=superlink, node_keys=_keys(membership.roster, plan))
         results = results_of(outcome[0], transport="mTLS", sealed=True, blinded=blinded)
         write_run(server.state / "results", outcome[0], results)
+        if outcome[0].stopped is not None:
+            raise outcome[0].stopped
         return results
 
 
@@ -221,6 +224,13 @@ def _plan_for(plan: RunPlan, roster: Roster, *, invited: Collection[str] = ()) -
             "federation has its own; use it in `fdfed simulate` alone"
         )
     return plan
+
+
+def _prototypes_layer(plan: RunPlan, hpke_key: HpkePrivateKey) -> str:
+    if plan.privacy is not None:
+        return "what leaves of prototypes is noisy, and neither sealed nor blinded"
+    blinding = _BLINDING[plan.exchange.blinding]
+    return f"prototypes are sealed ({hpke_key.suite.value}); blinding: {blinding}"
 
 
 def _keys(roster: Roster, plan: RunPlan) -> dict[str, str]:

@@ -20,6 +20,7 @@ from fdfed.evaluation.results import (
     ExchangeResult,
     PrivacyResult,
     RunResults,
+    SitePrivacy,
     SiteResult,
     Traffic,
     library_versions,
@@ -59,12 +60,8 @@ def results_of(
             down=sum(record.bytes.down for record in state.history),
         ),
         seconds={"total": state.seconds},
-        privacy=PrivacyResult(
-            transport=transport,
-            sealed=sealed,
-            blinded=blinded,
-            secure_aggregation=plan.aggregation == "masked",
-            min_count=plan.min_count,
+        privacy=privacy_result(
+            outcome, transport=transport, sealed=sealed, blinded=blinded and plan.swaps_batches
         ),
         config=plan.model_dump(mode="json"),
         versions=library_versions(),
@@ -73,6 +70,30 @@ def results_of(
         warm_start_round=state.warm_start_round,
         model_round=None if plan.strategy == "local" else state.best.server_round,
         final_model=None if plan.strategy == "local" else MODEL,
+    )
+
+
+def privacy_result(
+    outcome: RunOutcome, *, transport: str, sealed: bool, blinded: bool
+) -> PrivacyResult:
+    """What protected the run; with differential privacy, what each site said last."""
+    plan, spent = outcome.state.plan, dict[str, SitePrivacy]()
+    for record in outcome.state.history:
+        spent |= {site: e.privacy for site, e in record.sites.items() if e.privacy is not None}
+    spent |= {site: r.privacy for site, r in outcome.test.items() if r.privacy is not None}
+    private = plan.privacy is not None and bool(spent)
+    return PrivacyResult(
+        differential_privacy=private,
+        epsilon=max(entry.epsilon for entry in spent.values()) if private else None,
+        delta=max(entry.delta for entry in spent.values()) if private else None,
+        sites=spent if private else {},
+        weights_protected=plan.privacy is not None and plan.privacy.weights != "unprotected",
+        stopped=None if outcome.stopped is None else str(outcome.stopped),
+        secure_aggregation=plan.aggregation == "masked",
+        transport=transport,
+        sealed=sealed,
+        blinded=blinded,
+        min_count=plan.min_count,
     )
 
 

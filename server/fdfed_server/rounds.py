@@ -7,6 +7,7 @@ sum is reproducible, and it saves the state after every round.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import numpy as np
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
-from fdfed.errors import ConnectionFailed, QuorumNotMet, WireError
+from fdfed.errors import ConnectionFailed, PrivacyBudgetExceeded, QuorumNotMet, WireError
 from fdfed.exchange import padded_layout
 from fdfed.wire import (
     EvaluateInstruction,
@@ -34,12 +35,15 @@ from fdfed_server.asking import ask
 from fdfed_server.flower import site_nodes
 from fdfed_server.hub import ExchangeHub
 from fdfed_server.observer import Observer
+from fdfed_server.private_terms import stop_if_spent
 from fdfed_server.ready_phase import READY_SECONDS, AttemptCounter, ReadySet, ready_set
 from fdfed_server.roster_carrier import RosterCarrier
 from fdfed_server.run_control import RunControl
 from fdfed_server.run_state import GlobalModel, RunState, save_state
 from fdfed_server.secret_relay import SecretRelay, asking_over
 from fdfed_server.strategy import SiteReply, Strategy, TrainedRound
+
+log = logging.getLogger(__name__)
 
 _REMOVED: Final = "the consortium has removed it from the roster"
 _GRACE_SECONDS: Final = 10.0
@@ -53,6 +57,9 @@ class RunOutcome:
     state: RunState
     sites: Mapping[str, Prepared]
     test: Mapping[str, EvaluateResult]
+    stopped: PrivacyBudgetExceeded | None = None
+    """Why training ended before the plan's last round; whoever runs the loop raises it, after the
+    results of the rounds before are written."""
 
 
 class RoundLoop:
@@ -96,6 +103,7 @@ class RoundLoop:
         Raises:
             QuorumNotMet: if a round fails in every attempt. The last complete round is on disk.
             ConnectionFailed: if too few sites accept the plan.
+            PrivacyBudgetExceeded: if a site's budget does not allow even the first round.
         """
         plan = self._strategy.plan
         self._observer.run_started(plan, state.completed_rounds)
@@ -104,16 +112,24 @@ class RoundLoop:
             self._online(grid, state)
         else:
             self._join(grid, state, needed=lambda: len(self._strategy.sites))
+        stopped: PrivacyBudgetExceeded | None = None
         while not state.finished:
             if self._control is not None:
                 self._control.await_permission()
-            state = self._round(grid, state)
+            try:
+                state = self._round(grid, state)
+            except PrivacyBudgetExceeded as err:
+                if not state.completed_rounds:
+                    raise
+                log.error("%s", err)
+                stopped = err
+                break
             if self._folder is not None:
                 save_state(self._folder, state)
             self._observer.round_finished(state.history[-1])
         test = self._test(grid, state)
         self._observer.test_finished(test)
-        return RunOutcome(state=state, sites=dict(self._prepared), test=test)
+        return RunOutcome(state=state, sites=dict(self._prepared), test=test, stopped=stopped)
 
     def _round(self, grid: Grid, state: RunState) -> RunState:
         server_round, began = state.completed_rounds + 1, time.perf_counter()
@@ -326,6 +342,7 @@ class RoundLoop:
         records = dict.fromkeys(nodes, record)
         refusals: dict[str, str] = {}
         for reply in self._ask(grid, nodes, records, kind="query.prepare", group=0):
+            stop_if_spent(reply.site, reply.failure, state.completed_rounds + 1)
             try:
                 prepared = self._check_prepared(reply)
             except WireError as err:

@@ -44,6 +44,8 @@ class GlobalModel:
     """c of the dual update; None until the first round of phase 2 has been measured."""
     memory: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     """What the strategy hands from round to round (`fdfed.strategies.Averaging`)."""
+    cotangents: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """With differential privacy: by site, from the releases of the last round."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +190,7 @@ def _tensors(model: GlobalModel) -> dict[str, NDArray[Any]]:
     tensors["alpha"] = model.alpha
     if model.target is not None:
         tensors["target"] = model.target
+    tensors |= {f"cotangents.{site}": vector for site, vector in model.cotangents.items()}
     return tensors
 
 
@@ -207,6 +210,7 @@ def _load_model(path: Path) -> GlobalModel:
         alpha=tensors["alpha"],
         target=tensors.get("target"),
         memory=below("memory."),
+        cotangents=below("cotangents."),
     )
 
 

@@ -52,6 +52,8 @@ class SiteStatus:
     staleness_mean: float | None = None
     """Steps by which the replies used were late."""
     staleness_max: int | None = None
+    epsilon: float | None = None
+    """ε that the site has spent; `None` without differential privacy, when none is shown."""
     note: str = ""
     """Why its last update was left out, if it was."""
 
@@ -156,8 +158,10 @@ class StatusWriter(Observer):
 
     def round_finished(self, record: RoundRecord) -> None:
         for site, entry in record.sites.items():
-            exchanged = {name: getattr(entry, name) for name in _EXCHANGED}
-            self._site(site, val_dice=entry.val_dice, note=entry.refused or "", **exchanged)
+            changes = {name: getattr(entry, name) for name in _EXCHANGED}
+            if entry.privacy is not None:
+                changes["epsilon"] = entry.privacy.epsilon
+            self._site(site, val_dice=entry.val_dice, note=entry.refused or "", **changes)
         self._update(completed_rounds=record.round, mean_val_dice=record.mean_val_dice)
 
     def test_finished(self, results: Mapping[str, EvaluateResult]) -> None:

@@ -38,6 +38,7 @@ from fdfed.wire import (
 )
 from fdfed_server.aggregation import WeightedAverage
 from fdfed_server.masked_sum import MaskedSum
+from fdfed_server.private_terms import check_release, stop_if_spent, terms_of_releases
 from fdfed_server.run_state import UNKNOWN_SCORE, Best, GlobalModel, RunState
 from fdfed_server.selection import displaces
 from fdfed_server.terms import Terms, cross_site_terms
@@ -126,8 +127,8 @@ class Strategy:
 
     @property
     def has_exchange(self) -> bool:
-        """Whether the plan's loss has a cross-site term."""
-        return self.plan.effective_loss == "fd+exch"
+        """Whether the steps of phase 2 swap prototypes with the hub."""
+        return self.plan.swaps_batches
 
     def initial_state(self, run_id: str) -> RunState:
         """The state before the first round: seeded weights, α = 0."""
@@ -170,6 +171,9 @@ class Strategy:
             target=state.model.target,
             weights=state.model.weights,
         )
+        if self.plan.privacy is not None:
+            known = state.model.cotangents
+            return {site: replace(instruction, cotangents=known.get(site)) for site in examples}
         if self._has_common_model:
             return dict.fromkeys(examples, instruction)
         return {
@@ -190,12 +194,14 @@ class Strategy:
         Raises:
             QuorumNotMet: if fewer sites than the quorum entered, or under masks any of those that
                 were asked did not; the state is untouched.
+            PrivacyBudgetExceeded: if a site's privacy budget is spent; likewise.
         """
         if self.plan.aggregation == "masked":
             return self._aggregate_masked(state, server_round, attempt, examples, replies)
         average = WeightedAverage(state.model.weights, measured=self._trained)
         accepted = _Accepted()
         for reply in replies:
+            stop_if_spent(reply.site, reply.failure, server_round)
             try:
                 result = self._check(reply, state.run_id, server_round, attempt, examples)
                 average.check(result.weights)
@@ -322,7 +328,9 @@ class Strategy:
         best, site_best = state.best, state.site_best
         if evaluated:
             site_best = _site_best(site_best, trained.server_round, sites)
-        if evaluated and displaces(record, state.best_record):
+        # With differential privacy a phase ends with its last weights, whatever they score.
+        newest = self.plan.privacy is not None
+        if evaluated and (newest or displaces(record, state.best_record)):
             best = Best(
                 server_round=trained.server_round,
                 score=UNKNOWN_SCORE if record.mean_val_dice is None else record.mean_val_dice,
@@ -383,6 +391,7 @@ class Strategy:
                 raise WireError(
                     f"{name} does not have one entry for each of the {len(self.taps)} taps"
                 )
+        check_release(self.plan, self.layout, server_round, result.released)
         return result
 
     def _check_answers(
@@ -442,6 +451,10 @@ class Strategy:
         shares = np.array([r.num_examples / average.examples for r in results.values()])
         fd = np.stack([r.fd for r in results.values()])
         exch = np.stack([r.exch for r in results.values()])
+        released = {site: r.released for site, r in results.items() if r.released is not None}
+        private = terms_of_releases(self.plan, self.layout, released)
+        if self.plan.privacy is not None:
+            exch = np.broadcast_to(private.pair_terms, exch.shape)
         alpha, target = self._next_alpha(
             state,
             server_round,
@@ -451,11 +464,11 @@ class Strategy:
         )
         sites = {
             site: SiteRound(
-                loss_seg=result.loss_seg,
+                loss_seg=_or_none(result.loss_seg),
                 loss_fd=_mean_known(result.fd),
                 num_examples=result.num_examples,
                 drift=accepted.moves[site] if self._trained else None,
-                seconds=result.seconds,
+                seconds=_or_none(result.seconds),
                 **_exchanged(result.exchange),
             )
             for site, result in results.items()
@@ -466,7 +479,13 @@ class Strategy:
         return TrainedRound(
             server_round=server_round,
             attempt=attempt,
-            model=GlobalModel(weights=weights, alpha=alpha, target=target, memory=memory),
+            model=GlobalModel(
+                weights=weights,
+                alpha=alpha,
+                target=target,
+                memory=memory,
+                cotangents=private.cotangents,
+            ),
             alpha_used=state.model.alpha,
             sites=sites,
             accepted=tuple(results),
@@ -594,6 +613,8 @@ def _exchanged(stats: ExchangeStats) -> dict[str, Any]:
 
 
 def _with_scores(entry: SiteRound, result: EvaluateResult | None) -> SiteRound:
+    if result is not None:
+        entry = replace(entry, privacy=result.privacy)
     if result is None or result.dice is None or result.iou is None:
         return entry
     return replace(entry, val_dice=result.dice.mean, val_iou=result.iou.mean)

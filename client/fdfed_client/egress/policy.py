@@ -70,6 +70,10 @@ class Policy(Frozen):
     max_frames_per_second: int = Field(default=1000, ge=1)
     """Of the exchange. An honest site sends one frame a training step."""
 
+    max_epsilon: float | None = Field(default=None, gt=0)
+    """The site's own privacy budget, over all its runs: a plan without differential privacy of the
+    weights is refused, and a plan's budget counts only up to this. `None`: the plan decides."""
+
     def check_plan(self, plan: RunPlan) -> None:
         """Whether this site takes part in such a plan.
 
@@ -91,11 +95,23 @@ class Policy(Frozen):
                 f"the plan has aggregation = {plan.aggregation}, and require_masked_aggregation is "
                 "on in [policy] of site.toml; ask for a plan with aggregation = masked",
             )
+        self._check_privacy(plan)
         if self.max_rounds is not None and plan.rounds > self.max_rounds:
             raise PolicyRefusal(
                 "max_rounds",
                 f"the plan has {plan.rounds} rounds, and max_rounds in [policy] of site.toml is "
                 f"{self.max_rounds}; ask for a shorter plan, or raise it",
+            )
+
+    def _check_privacy(self, plan: RunPlan) -> None:
+        if self.max_epsilon is None:
+            return
+        if plan.privacy is None or plan.privacy.weights == "unprotected":
+            raise PolicyRefusal(
+                "max_epsilon",
+                "max_epsilon in [policy] of site.toml asks for differential privacy, and the plan "
+                "lets weights leave without noise; ask for a plan with [run.privacy.weights], or "
+                "remove max_epsilon",
             )
 
 

@@ -64,6 +64,9 @@ def _render(status: Status) -> RenderableType:
     table = Table(
         "site", "stream", "training images", "last round", "validation Dice", "terms", "note"
     )
+    private = any(site.epsilon is not None for site in status.sites.values())
+    if private:
+        table.add_column("ε spent")
     for name, site in status.sites.items():
         table.add_row(
             name,
@@ -73,6 +76,7 @@ def _render(status: Status) -> RenderableType:
             "–" if site.val_dice is None else f"{site.val_dice:.3f}",
             _terms(site),
             Text(site.note),
+            *(["–" if site.epsilon is None else f"{site.epsilon:.3g}"] if private else []),
         )
     return Group(head, table)
 

@@ -22,6 +22,7 @@ from fdfed.evaluation.results import (
     PrivacyResult,
     RoundRecord,
     RunResults,
+    SitePrivacy,
     SiteResult,
     SiteRound,
     TapLoss,
@@ -168,8 +169,25 @@ def test_a_coordinators_page_holds_no_image_and_no_image_name() -> None:
 
 def test_without_differential_privacy_no_epsilon_is_claimed() -> None:
     assert "No differential privacy: no ε is claimed." in render_report(RESULTS)
-    private = PrivacyResult(differential_privacy=True, epsilon=3.25, delta=1e-5)
-    assert "spent ε = 3.25 at δ = 1e-05" in render_report(replace(RESULTS, privacy=private))
+    # Between tags: embedded figures are text of every letter.
+    assert "ε =" not in re.sub(r"<svg.*?</svg>", "", render_report(RESULTS), flags=re.S)
+
+
+def test_each_sites_epsilon_is_said_with_what_it_does_not_cover() -> None:
+    spent = SitePrivacy(epsilon=3.25, delta=0.0194, unit="patient", units=36)
+    private = PrivacyResult(
+        differential_privacy=True, epsilon=3.25, delta=0.0194, sites={"udiat": spent}
+    )
+    text = render_report(replace(RESULTS, privacy=private))
+    assert "udiat ε = 3.25 at δ = 0.019, for any one patient of its 36 training patients" in text
+    assert "weak promise" in text
+    assert "The run is not exact" in text
+    assert "the weights left without noise" in text
+    covered = replace(private, weights_protected=True, stopped="the budget of udiat is spent")
+    text = render_report(replace(RESULTS, privacy=covered))
+    assert "the weights left without noise" not in text
+    assert "trained by DP-SGD" in text
+    assert "Not all rounds were trained: the budget of udiat is spent" in text
 
 
 @pytest.mark.parametrize(

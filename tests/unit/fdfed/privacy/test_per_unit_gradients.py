@@ -211,7 +211,7 @@ def test_the_network_is_left_as_it_was_found() -> None:
     network = initial_network(plan_of()).train()
     names = set(vars(network))
     with per_image_gradients(network):
-        image, mask = batch_of(1)
+        image, _ = batch_of(1)
         network(image.requires_grad_()).sum().backward()
     assert set(vars(network)) == names
     assert all(not hasattr(p, "grad_sample") and p.grad is None for p in network.parameters())
