@@ -128,7 +128,7 @@ class PlanApproval:
         self._check_signature(plan, signature)
         self._records.keep(plan, signature)
         by = self._approved_by(plan)
-        self._note(plan, "allowed", by=by, signature=signature)
+        self._note(plan, "allowed", by=by, plan_signature=signature)
         log.info("run plan %s: admitted, by %s", plan.digest, by)
         self._admitted = (plan.digest, signature)
 

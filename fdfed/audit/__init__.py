@@ -4,8 +4,18 @@
 """
 
 from fdfed.audit.export import exported
+from fdfed.audit.files import LogFiles
 from fdfed.audit.line import FIRST, Direction
 from fdfed.audit.log import AuditLog
-from fdfed.audit.verify import Verdict, verify
+from fdfed.audit.verify import Verdict, verify, verify_tail
 
-__all__ = ["FIRST", "AuditLog", "Direction", "Verdict", "exported", "verify"]
+__all__ = [
+    "FIRST",
+    "AuditLog",
+    "Direction",
+    "LogFiles",
+    "Verdict",
+    "exported",
+    "verify",
+    "verify_tail",
+]

@@ -33,6 +33,7 @@ FIRST: Final = "0" * 64
 _LINE_LABEL: Final = b"fdfed audit line 1\n"
 _HEAD_LABEL: Final = b"fdfed audit head 1\n"
 _SIGNED: Final = re.compile(rb'(\{.*),"signature":"([0-9a-f]{128})"\}', re.DOTALL)
+_OWN: Final = frozenset({"number", "time", "direction", "kind", "previous", "signature"})
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -94,7 +95,13 @@ def write_line(
     previous: str,
     key: ed25519.Ed25519PrivateKey,
 ) -> bytes:
-    """The line, without its end. What has no value is left out."""
+    """The line, without its end. What has no value is left out.
+
+    Raises:
+        ValueError: if a detail has the name of one of the line's own parts.
+    """
+    if taken := _OWN & details.keys():
+        raise ValueError(f"details of an audit line cannot be called {', '.join(sorted(taken))}")
     values: dict[str, Any] = {
         "number": number,
         "time": datetime.now(UTC).isoformat(),

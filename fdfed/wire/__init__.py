@@ -28,10 +28,13 @@ from fdfed.wire.messages import (
     TrainResult,
 )
 from fdfed.wire.record import FORMAT, Part, caption, footprint, without_weights
+from fdfed.wire.spoken import PROTOCOL_HEADER, SPOKEN
 from fdfed.wire.weights import Weights
 
 __all__ = [
     "FORMAT",
+    "PROTOCOL_HEADER",
+    "SPOKEN",
     "EvaluateInstruction",
     "EvaluateResult",
     "MaskedResult",

@@ -12,6 +12,7 @@ import click
 import typer
 
 from fdfed.terminal import run_command
+from fdfed_client.cli.check import check
 from fdfed_client.cli.configured import site_config
 from fdfed_client.cli.enrol import enrol
 from fdfed_client.cli.plan import ask_at_terminal, is_attended, plan
@@ -22,6 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 app.command()(enrol)
+app.command()(check)
 app.command()(plan)
 
 

@@ -91,7 +91,12 @@ async def _serve(orders: SuperLinkOrders) -> None:
     tls = {"ssl_certfile": orders.certificate, "ssl_keyfile": orders.key}
     quiet = {"access_log": False, "log_config": None, "server_header": False}
     public = _SecondServer(
-        uvicorn.Config(PublicSurface(app, desk=desk), lifespan="off", **tls, **quiet)  # type: ignore[arg-type]
+        uvicorn.Config(
+            PublicSurface(app, desk=desk, protocol=orders.protocol),
+            lifespan="off",
+            **tls,  # type: ignore[arg-type]
+            **quiet,  # type: ignore[arg-type]
+        )
     )
     control = uvicorn.Server(
         uvicorn.Config(ControlSurface(app, secret), lifespan="on", **tls, **quiet)  # type: ignore[arg-type]

@@ -22,6 +22,8 @@ class SuperLinkOrders(Frozen):
     """Who may leave a request at the enrolment desk; `enrolment_desk.py` says the rest."""
     requests: Path
     answers: Path
+    protocol: str
+    """What /health says of the formats that the coordinator speaks."""
     fleet_socket: int
     """File descriptors of sockets that listen already. The coordinator keeps them open, so that
     the ports stay its own, and connections wait, while a SuperLink that died is replaced."""

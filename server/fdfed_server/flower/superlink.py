@@ -24,6 +24,7 @@ from typing import BinaryIO, Final, Self
 import httpx
 
 from fdfed.errors import ConnectionFailed, CryptoError, InvalidInput
+from fdfed.wire import SPOKEN
 from fdfed_server.config import ServerConfig
 from fdfed_server.flower.environment import flower_environment
 from fdfed_server.flower.orders import SuperLinkOrders
@@ -173,6 +174,7 @@ class SuperLink:
             invited=self._config.invited,
             requests=self.state / "enrolment",
             answers=self._config.answers,
+            protocol=SPOKEN,
             fleet_socket=fleet,
             control_socket=control,
         )

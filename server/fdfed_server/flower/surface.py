@@ -14,8 +14,10 @@ import hmac
 from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Message as ASGIMessage
 
 from fdfed.enrolment import DESK_PATH
+from fdfed.wire import PROTOCOL_HEADER
 
 HEALTH_PATH: Final = "/health"
 PUBLIC_PATHS: Final = frozenset(
@@ -56,11 +58,14 @@ class PublicSurface:
 
     Args:
         desk: answers for the paths of enrolment, without any part of Flower.
+        protocol: what /health says of the formats that are spoken, so that a hospital can tell a
+            version that does not fit. Not the release: who scans for a fault learns nothing.
     """
 
-    def __init__(self, app: ASGIApp, *, desk: ASGIApp | None = None) -> None:
+    def __init__(self, app: ASGIApp, *, desk: ASGIApp | None = None, protocol: str = "") -> None:
         self._app = app
         self._desk = desk
+        self._header = (PROTOCOL_HEADER.encode(), protocol.encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._desk is not None and is_for_the_desk(scope):
@@ -72,8 +77,19 @@ class PublicSurface:
             await _refuse(scope, send, 404)
         elif scope["method"] == "POST" and (status := _body_fault(scope)):
             await _refuse(scope, send, status)
+        elif scope["path"] == HEALTH_PATH:
+            await self._app(scope, receive, self._saying_protocol(send))
         else:
             await self._app(scope, receive, send)
+
+    def _saying_protocol(self, send: Send) -> Send:
+        async def say(message: ASGIMessage) -> None:
+            if message["type"] == "http.response.start":
+                headers = [*message.get("headers", ()), self._header]
+                message = {**message, "headers": headers}
+            await send(message)
+
+        return say
 
 
 def is_for_the_desk(scope: Scope) -> bool:

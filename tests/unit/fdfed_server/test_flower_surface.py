@@ -15,6 +15,7 @@ from flwr.common.config import get_fab_config, get_metadata_from_config
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fdfed.errors import ConnectionFailed, CryptoError, InvalidInput
+from fdfed.wire import PROTOCOL_HEADER
 from fdfed_server.config import ServerConfig
 from fdfed_server.flower.bundle import config_only_bundle
 from fdfed_server.flower.calls import translated
@@ -63,6 +64,16 @@ def _ask(app: ASGIApp, method: str, path: str, headers: dict[str, str] | None = 
 )
 def test_the_public_door_opens_for_listed_paths_only(method: str, path: str, status: int) -> None:
     assert _ask(PublicSurface(_inner), method, path) == status
+
+
+def test_health_alone_says_which_formats_are_spoken() -> None:
+    async def headers(path: str) -> httpx.Headers:
+        transport = httpx.ASGITransport(PublicSurface(_inner, protocol="wire=1 exchange=2"))
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            return (await client.get(path)).headers
+
+    assert asyncio.run(headers("/health"))[PROTOCOL_HEADER] == "wire=1 exchange=2"
+    assert PROTOCOL_HEADER not in asyncio.run(headers("/v1/fleet/pull-messages"))
 
 
 @pytest.mark.parametrize(

@@ -328,6 +328,15 @@ def test_a_closed_log_takes_nothing_more(tmp_path: Path) -> None:
     assert verify(tmp_path).sound
 
 
+@pytest.mark.parametrize("name", ["signature", "previous", "number", "time"])
+def test_a_detail_cannot_take_the_name_of_a_part_of_the_line(tmp_path: Path, name: str) -> None:
+    with (
+        AuditLog(tmp_path / "audit.log", key=KEY) as opened,
+        pytest.raises(ValueError, match=f"cannot be called {name}"),
+    ):
+        opened.append("out", "trained", **{name: "x"})
+
+
 def test_the_log_can_be_read_by_its_owner_alone(tmp_path: Path) -> None:
     before = os.umask(0)
     try:

@@ -1,0 +1,13 @@
+"""Which versions of the formats this release speaks, in the words in which a coordinator says so."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fdfed.exchange import PROTOCOL_VERSION
+from fdfed.wire.record import FORMAT
+
+PROTOCOL_HEADER: Final = "x-fdfed-protocol"
+"""Header of the answer to /health."""
+SPOKEN: Final = f"wire={FORMAT} exchange={PROTOCOL_VERSION}"
+"""Of the formats alone, not of the release: who scans for a known fault learns nothing."""
