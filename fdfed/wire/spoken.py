@@ -1,4 +1,4 @@
-"""Which versions of the formats this release speaks, in the words in which a coordinator says so."""
+"""Which versions of the formats are spoken here, in the words in which a coordinator says so."""
 
 from __future__ import annotations
 
