@@ -6,14 +6,18 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test check shapes format proto benchmark soak coverage-parsers clean
+.PHONY: demo test test-system check shapes format proto benchmark soak coverage-parsers clean
 
 demo: $(READY) ## a two-site federation on phantoms, with a report
 	$(BIN)/fdfed simulate --sites tnbc,monuseg --rounds 14 --steps 10 --size 64 --width 8 \
 	    --seed 0 --out runs/demo
 
 test: $(READY) ## the test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/system
+
+test-system: $(READY) ## tests with a real browser and a real Prometheus; installs them on Debian
+	tests/system/install.sh
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/system
 
 check: $(READY) ## static checks: format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from fdfed.audit import AuditLog
 from fdfed.config import RunPlan
@@ -29,6 +29,7 @@ from fdfed_client.masking import Masking, signer_of
 from fdfed_client.membership import Membership, read_signing_key
 from fdfed_client.plan_approval import Ask, PlanApproval, PlanRecords
 from fdfed_client.site import Site
+from fdfed_client.watching import watched
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +111,12 @@ def run_agent(
         pinned.fingerprint[:16],
         _weights_layer(config),
     )
-    with AuditLog(config.state / "audit.log", key=read_signing_key(config.signing_key)) as audit:
+    with ExitStack() as stack:
+        watchers = stack.enter_context(watched(config))
+        key = read_signing_key(config.signing_key)
+        audit = stack.enter_context(
+            AuditLog(config.state / "audit.log", key=key, watch=watchers.noted)
+        )
         gate = EgressGate(config.site, config.policy, min_count=config.min_count, audit=audit)
         site = Site(
             config.site,
@@ -119,7 +125,9 @@ def run_agent(
             min_count=config.min_count,
             min_patients=config.min_patients,
             device=resolve_device(config.device),
-            open_exchange=lambda plan: _exchange(config, plan, gate.frames),
+            open_exchange=lambda plan: _exchange(
+                config, plan, gate.frames, on_answer=watchers.metrics.swapped
+            ),
             secret_of=group.secret_of,
             make_secret=group.make,
             take_roster=membership.adopt,
@@ -132,9 +140,10 @@ def run_agent(
             privacy=PrivacyAtSite(
                 ledger=config.state / "privacy.json", max_epsilon=config.policy.max_epsilon
             ),
-            on_step=on_step,
-            on_result=LocalReport(config.state / "local").add,
+            on_step=_each(watchers.step_done, on_step),
+            on_result=_each(LocalReport(config.state / "local").add, watchers.answered),
         )
+        stack.callback(site.close)
         approval = PlanApproval(
             config.policy,
             gate,
@@ -145,18 +154,17 @@ def run_agent(
             ask=ask,
             stop=stop,
         )
-        with closing(site):
-            run_node(
-                build_client_app(site, admit_plan=approval.admit),
-                gate=gate,
-                server=config.fleet_address,
-                root_certificates=_read(config.ca),
-                private_key=_read(config.node_key),
-                site=config.site,
-                state=config.state,
-                stop=stop,
-                on_event=on_event or log.info,
-            )
+        run_node(
+            build_client_app(site, admit_plan=approval.admit),
+            gate=gate,
+            server=config.fleet_address,
+            root_certificates=_read(config.ca),
+            private_key=_read(config.node_key),
+            site=config.site,
+            state=config.state,
+            stop=stop,
+            on_event=on_event or log.info,
+        )
     log.info("the audit log ends with the hash %s", audit.head)
     if site.budget_spent is not None:
         raise site.budget_spent
@@ -195,7 +203,20 @@ def _tell_of_patients(images: SiteData, floor: int) -> None:
         )
 
 
-def _exchange(config: SiteConfig, plan: RunPlan, gate: FrameGate) -> ExchangeStream:
+def _each(*told: Callable[..., None] | None) -> Callable[..., None]:
+    """Tells each of those that are there, in their order."""
+    known = [tell for tell in told if tell is not None]
+
+    def tell_all(*news: Any) -> None:
+        for tell in known:
+            tell(*news)
+
+    return tell_all
+
+
+def _exchange(
+    config: SiteConfig, plan: RunPlan, gate: FrameGate, *, on_answer: Callable[[float], None]
+) -> ExchangeStream:
     identity = SiteIdentity(
         certificate=_read(config.certificate),
         key=_read(config.key),
@@ -211,6 +232,7 @@ def _exchange(config: SiteConfig, plan: RunPlan, gate: FrameGate) -> ExchangeStr
         reply_seconds=patience,
         max_staleness=late,
         gate=gate,
+        on_answer=on_answer,
     )
 
 

@@ -54,6 +54,18 @@ class SiteConfig(Frozen):
     """Whether a run whose blinding secret the coordinator knows may use this site: for tests."""
     state: Path = Path("state")
     """Folder of the audit log, local results and checkpoints."""
+    metrics_bind: str = "127.0.0.1"
+    """Address at which the metrics are served."""
+    metrics_port: int = Field(default=9465, ge=0, le=65535)
+    """Prometheus reads `/metrics` here, over HTTP; 0: nobody does. A port that is taken is a
+    warning."""
+    console_bind: str = "127.0.0.1"
+    """Address of the hospital's console. It speaks HTTP: reach it through a tunnel, or a proxy with
+    TLS, rather than under another address."""
+    console_port: int = Field(default=8081, ge=0, le=65535)
+    """The console's page; 0: none. A port that is taken is a warning."""
+    console_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
+    """Names under which a browser may ask for the console; others are refused."""
     data: Path | None = None
     """Folder that holds `images/` and `masks/`, or one such folder under this site's name."""
     device: Literal["auto", "cuda", "cpu"] = "auto"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from fdfed.errors import ConnectionFailed, InvalidInput
 from fdfed.exchange import (
@@ -41,6 +42,7 @@ class ExchangeStream:
         connect_seconds: float = 5.0,
         max_staleness: int = 0,
         gate: FrameGate | None = None,
+        on_answer: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         """
         Args:
@@ -52,6 +54,7 @@ class ExchangeStream:
             max_staleness: steps by which a reply may be late: `swap` then only waits where no
                 reply is that new.
             gate: clears each frame before it leaves; None is for tests.
+            on_answer: told of each answered step the seconds that it waited.
         """
         if not (reply_seconds > 0 and connect_seconds > 0):
             raise InvalidInput(
@@ -59,7 +62,7 @@ class ExchangeStream:
                 "must be above 0"
             )
         self._address = address
-        self._stats = StatsRecorder()
+        self._stats = StatsRecorder(on_answer)
         self._max_staleness = max_staleness
         self._late = LateReplies(max_staleness, reply_seconds=reply_seconds, read=self._read)
         self._connection = ExchangeConnection(

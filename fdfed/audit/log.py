@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final
@@ -15,7 +16,15 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from fdfed.atomic_file import sync_folder
 from fdfed.audit.files import LogFiles
-from fdfed.audit.line import FIRST, Direction, Head, hash_of, public_text, write_line
+from fdfed.audit.line import (
+    FIRST,
+    Direction,
+    Head,
+    hash_of,
+    public_text,
+    read_line,
+    write_line,
+)
 from fdfed.audit.verify import ROTATED, TORN, verify_tail
 from fdfed.errors import CryptoError, InvalidInput
 
@@ -30,6 +39,7 @@ class AuditLog:
         path: the file in use, created with mode 0600. A log that is there is checked and continued.
         key: signs every line. Its public half is in the log's first line.
         max_bytes: size from which on a file is put away as `NAME-000001.log`, and so on.
+        watch: told of each line once it is on disk; it must be quick, and must not raise.
 
     Raises:
         InvalidInput: if another process writes to it.
@@ -37,11 +47,17 @@ class AuditLog:
     """
 
     def __init__(
-        self, path: Path, *, key: ed25519.Ed25519PrivateKey, max_bytes: int = MAX_BYTES
+        self,
+        path: Path,
+        *,
+        key: ed25519.Ed25519PrivateKey,
+        max_bytes: int = MAX_BYTES,
+        watch: Callable[[Mapping[str, Any]], None] = lambda line: None,
     ) -> None:
         self._files = LogFiles(path)
         self._key = key
         self._max_bytes = max_bytes
+        self._watch = watch
         self._guard = threading.Lock()
         self._file: BinaryIO | None = None
         self._closed = False
@@ -117,6 +133,7 @@ class AuditLog:
             raise
         self._file, self._number, self._previous = file, number, hash_of(line)
         self._write_head()
+        self._watch(read_line(line).values)
 
     def _write_head(self) -> None:
         fresh = self._files.head.with_suffix(".head.new")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -56,9 +57,14 @@ class Exchange(Protocol):
 
 
 class StatsRecorder:
-    """Gathers what `ExchangeStats` reports."""
+    """Gathers what `ExchangeStats` reports.
 
-    def __init__(self) -> None:
+    Args:
+        on_answer: told of each answered step the seconds that it waited.
+    """
+
+    def __init__(self, on_answer: Callable[[float], None] = lambda seconds: None) -> None:
+        self._on_answer = on_answer
         self._clear()
 
     def _clear(self) -> None:
@@ -74,6 +80,7 @@ class StatsRecorder:
         self._staleness += staleness
         self._stalest = max(self._stalest, staleness)
         self._milliseconds.append(seconds * 1e3)
+        self._on_answer(seconds)
         self._up += bytes_up
         self._down += bytes_down
 

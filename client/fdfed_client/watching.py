@@ -1,0 +1,71 @@
+"""Who watches an agent: its Prometheus metrics and its console, each on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from fdfed import console
+from fdfed.audit import exported
+from fdfed.metrics import process_registry, serving
+from fdfed.wire import EvaluateResult, TrainResult
+from fdfed_client.config import SiteConfig
+from fdfed_client.console import AgentBoard, agent_console
+from fdfed_client.metrics import AgentMetrics
+from fdfed_client.site import Site
+
+
+@dataclass(frozen=True, slots=True)
+class Watchers:
+    """Tells metrics and console what the agent does."""
+
+    metrics: AgentMetrics
+    board: AgentBoard
+
+    def noted(self, line: Mapping[str, Any]) -> None:
+        """A line of the audit log is on disk."""
+        self.metrics.noted(line)
+        self.board.noted(line)
+
+    def step_done(self, server_round: int, done: int, total: int) -> None:
+        """A step of the training is done."""
+        self.metrics.step_done(server_round, done, total)
+        self.board.step_done(server_round, done, total)
+
+    def answered(self, site: Site, result: TrainResult | EvaluateResult) -> None:
+        """The site has trained or scored."""
+        self.metrics.answered(site, result)
+        self.board.answered(site, result)
+
+
+@contextmanager
+def watched(config: SiteConfig) -> Iterator[Watchers]:
+    """Serves metrics and console of the site's agent for the time of the context."""
+    registry, log = process_registry(), config.state / "audit.log"
+    history = exported(log) if log.exists() else ()
+    watchers = Watchers(
+        AgentMetrics(registry, site=config.site), AgentBoard(config.site, history=history)
+    )
+    app = agent_console(
+        watchers.board,
+        site=config.site,
+        access=console.Access(config.state / "console"),
+        hosts=config.console_hosts,
+    )
+    with (
+        serving(
+            registry,
+            address=config.metrics_bind,
+            port=config.metrics_port,
+            setting="metrics_port in site.toml",
+        ),
+        console.serving(
+            app,
+            address=config.console_bind,
+            port=config.console_port,
+            setting="console_port in site.toml",
+        ),
+    ):
+        yield watchers

@@ -1,0 +1,147 @@
+"""What the system tests stand on: processes of a run, programs of the system, and patience."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+SITES = ("tnbc", "monuseg", "busbra")
+RUN = {
+    "sites": list(SITES),
+    "width": 4,
+    "size": 32,
+    "rounds": 21,  # 12 of phase 1, 9 of phase 2
+    "steps_per_round": 1,
+    "batch_size": 4,
+    "phantoms": True,
+}
+
+
+def tool(name: str) -> str:
+    """The path of a program that `make test-system` installs; never a reason to skip."""
+    found = shutil.which(name)
+    assert found, f"{name} is not installed; run `make test-system`, which installs it"
+    return found
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for opened in sockets:
+        opened.bind(("127.0.0.1", 0))
+    ports = [opened.getsockname()[1] for opened in sockets]
+    for opened in sockets:
+        opened.close()
+    return ports
+
+
+def get(url: str) -> str:
+    assert url.startswith("http://127.0.0.1:")
+    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310
+        return str(answer.read().decode())
+
+
+def eventually(what: Callable[[], Any], *, seconds: float = 120) -> Any:
+    """What `what` gives once it is true; errors count as not yet."""
+    end, last = time.monotonic() + seconds, None
+    while time.monotonic() < end:
+        try:
+            found = what()
+        except (OSError, AssertionError) as err:
+            found, last = None, err
+        if found:
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"not within {seconds} s; the last finding: {last!r}")
+
+
+@dataclass
+class Federation:
+    """The processes of a run, and where they are watched."""
+
+    folder: Path
+    metrics_port: int
+    console_port: int
+    agent_metrics_port: int
+    """Of the first site's agent; the others serve none."""
+    agent_console_port: int
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def console(self) -> str:
+        return f"http://127.0.0.1:{self.console_port}"
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "server" / "state"
+
+    def token(self, role: str) -> str:
+        return (self.state / "console" / f"{role}.token").read_text().strip()
+
+    def pause_in_phase_2(self) -> None:
+        """Has an operator pause the run after the first round that exchanged something."""
+        cookies = urllib.request.HTTPCookieProcessor()
+        browser = urllib.request.build_opener(cookies)
+        eventually(lambda: "console: http" in self.log("server"))
+        token = urllib.parse.urlencode({"token": self.token("operator")}).encode()
+        browser.open(f"{self.console}/login", token, timeout=10).close()
+        eventually(lambda: self.status()["completed_rounds"] >= 13, seconds=280)
+        pause = urllib.request.Request(  # noqa: S310
+            f"{self.console}/api/pause", method="POST", headers={"x-fdfed-console": "1"}
+        )
+        browser.open(pause, timeout=10).close()
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text()
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.state / "status.json").read_text())
+        return found
+
+    def start(self, name: str, *command: str) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-c", f"import {command[0]} as c; c.main()", *command[1:]],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in self.processes.values():
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """A running Prometheus, and its answers."""
+
+    address: str
+
+    def ask(self, path: str, **query: str) -> Any:
+        document = json.loads(get(f"{self.address}{path}?{urllib.parse.urlencode(query)}"))
+        assert document["status"] == "success", document
+        return document["data"]
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.ask("/api/v1/query", query=expression)["result"]
+        return found
