@@ -141,6 +141,10 @@ class RoundRecord:
     losses: Mapping[str, TapLoss] = field(default_factory=dict)
     seconds: float | None = None
     bytes: Traffic = field(default_factory=Traffic)
+    pairs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Mean over the round's steps of −log of the squared distance between the foreground of one
+    site and the background of the other (Eq. 4), by `"site site"` and tap; of a site with itself,
+    its own (Eq. 1). Empty where nothing was exchanged, or among too many sites."""
     drift: float | None = None
     """How far apart the sites' weights ended: √(Σ_s w_s ‖W_s − W̄‖²), w_s = n_s / N. None where
     aggregation is masked."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fdfed.exchange import CotangentFrame, ExchangeCode, FrameRefused, PrototypeFrame, TapLayout
 from fdfed_server.barrier import ClosedStep, RoundBarrier
+from fdfed_server.pairs import PairMeans
 from fdfed_server.terms import Terms
 
 TermsOf = Callable[[TapLayout, NDArray[np.float64], NDArray[np.bool_]], Terms]
@@ -38,6 +39,8 @@ class ExchangeRound:
     layout: TapLayout
     dtype: np.dtype[Any]
     barrier: RoundBarrier[Entry]
+    pairs: PairMeans
+    """How close the sites are to each other, over the steps so far."""
 
     def post(self, site: str, entry: Entry, *, now: float) -> None:
         """Takes a site's frame.
@@ -85,6 +88,13 @@ class ExchangeRound:
             CotangentFrame(frame.key, vector, terms.pair_terms, site_terms, len(frames) - 1)
             for frame, vector, site_terms in zip(frames, cotangents, terms.site_terms, strict=True)
         ]
+
+    def note_pairs(self, step: ClosedStep[Entry]) -> None:
+        """Adds the step to what is known of each pair; after its answers have left."""
+        if len(step.entries) > 1:
+            vectors = np.stack([entry.frame.vector for _, entry in step.entries])
+            valid = np.stack([entry.frame.valid for _, entry in step.entries])
+            self.pairs.add([index for index, _ in step.entries], vectors.astype(float), valid)
 
     def _terms(self, terms_of: TermsOf, frames: Sequence[PrototypeFrame]) -> Terms:
         if len(frames) < 2:

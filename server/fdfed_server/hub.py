@@ -24,6 +24,7 @@ from fdfed.exchange import CotangentFrame, ExchangeCode, FrameRefused, Prototype
 from fdfed_server.barrier import ClosedStep, RoundBarrier
 from fdfed_server.deadlines import DeadlineWatcher
 from fdfed_server.exchange_round import Entry, ExchangeRound, TermsOf
+from fdfed_server.pairs import PairMeans
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class ExchangeHub:
         self._frames_in = self._frames_out = self._bytes_in = self._bytes_out = 0
         self._steps_complete = self._steps_past_deadline = 0
         self._latest_terms: dict[str, float] = {}
+        self._pairs_lock = threading.Lock()
         self._watcher = DeadlineWatcher(self.expire, clock)
 
     def open_round(
@@ -123,15 +125,25 @@ class ExchangeHub:
                     f"round {self._round.server_round} is still open; close_round() comes first"
                 )
             self._reported.clear()
-            self._round = ExchangeRound(run_id, server_round, attempt, index, layout, kind, barrier)
+            pairs = PairMeans.empty(layout, sites)
+            self._round = ExchangeRound(
+                run_id, server_round, attempt, index, layout, kind, barrier, pairs
+            )
 
-    def close_round(self) -> None:
-        """No frame is taken any more; steps still open are refused. Does nothing between rounds."""
+    def close_round(self) -> Mapping[str, Mapping[str, float]]:
+        """How close the sites were to each other, by pair and tap (`PairMeans.means`).
+
+        No frame is taken any more; steps still open are refused. Does nothing between rounds.
+        """
         with self._lock:
             current, self._round = self._round, None
             closed = current.barrier.close() if current is not None else []
         for step in closed:
             self._refuse(step, FrameRefused(ExchangeCode.ROUND_CLOSED))
+        if current is None:
+            return {}
+        with self._pairs_lock:
+            return current.pairs.means()
 
     def close(self) -> None:
         """Closes the round, and ends the thread that watches the deadlines."""
@@ -249,6 +261,8 @@ class ExchangeHub:
                 )
             for (_, entry), reply in zip(step.entries, replies, strict=True):
                 entry.future.set_result(reply)
+            with self._pairs_lock:
+                current.note_pairs(step)
 
     def _refuse(self, step: ClosedStep[Entry], refusal: FrameRefused) -> None:
         with self._lock:

@@ -96,6 +96,7 @@ class RoundLoop:
         self._rosters = rosters
         self._attempts = AttemptCounter(folder)
         self._prepared: dict[str, Prepared] = {}
+        self._pairs: Mapping[str, Mapping[str, float]] = {}
 
     def run(self, grid: Grid, state: RunState) -> RunOutcome:
         """Trains the remaining rounds, then scores the final model on the test parts.
@@ -148,7 +149,9 @@ class RoundLoop:
                 continue
             evaluations = self._evaluate(grid, state, trained.model, server_round, nodes)
             seconds = time.perf_counter() - began
-            return self._strategy.conclude(state, trained, evaluations, seconds=seconds)
+            return self._strategy.conclude(
+                state, trained, evaluations, seconds=seconds, pairs=self._pairs
+            )
         raise QuorumNotMet(f"round {server_round} was given no attempt")  # pragma: no cover
 
     def _train(
@@ -276,7 +279,7 @@ class RoundLoop:
     def _exchange_round(
         self, state: RunState, server_round: int, attempt: int, sites: Sequence[str]
     ) -> Iterator[None]:
-        plan = self._strategy.plan
+        plan, self._pairs = self._strategy.plan, {}
         if not self._exchanges(server_round):
             yield
             return
@@ -295,7 +298,7 @@ class RoundLoop:
         try:
             yield
         finally:
-            self._hub.close_round()
+            self._pairs = self._hub.close_round()
 
     def _online(self, grid: Grid, state: RunState) -> dict[str, int]:
         """The sites of this round, prepared, in the plan's order; waits until they are a quorum."""

@@ -301,6 +301,7 @@ class Strategy:
         evaluations: Mapping[str, EvaluateResult],
         *,
         seconds: float,
+        pairs: Mapping[str, Mapping[str, float]] | None = None,
     ) -> RunState:
         """The state after the round: new model, best so far, history.
 
@@ -321,6 +322,7 @@ class Strategy:
             alpha=self._by_tap(trained.alpha_used),
             losses=trained.losses,
             seconds=seconds,
+            pairs=pairs or {},
             bytes=_with_evaluation(trained) if evaluated else trained.traffic,
             drift=trained.drift,
             loss_seg=trained.loss_seg,

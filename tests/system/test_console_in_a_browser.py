@@ -145,6 +145,12 @@ def test_the_numbers_on_the_page_are_those_of_the_interface_and_of_the_run(
     exchange = browser.driver.find_element(By.ID, "exchange").text
     assert f"frames received {state['exchange']['frames_in']:,}" in exchange
     assert state["exchange"]["frames_in"] > 0
+    cells = browser.driver.find_elements(By.CSS_SELECTOR, "#matrix tbody td")
+    pairs = state["rounds"][-1]["pairs"]
+    assert len(cells) == len(SITES) ** 2
+    assert float(cells[1].text.replace("−", "-")) == pytest.approx(
+        pairs[f"{SITES[0]} {SITES[1]}"]["Bot"], rel=1e-2
+    )
     label = browser.script(
         "return document.querySelector('#c-alpha .plot').getAttribute('aria-label')"
     )

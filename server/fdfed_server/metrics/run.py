@@ -62,6 +62,13 @@ class RunMetrics(Observer):
         self._exch = gauge(
             "exchange_loss", "Mean cross-site term of the last round (Eq. 4), in nats.", "tap"
         )
+        self._pairs = gauge(
+            "pair_term",
+            "How close two sites' features were in the last round (Eq. 4 of the pair), in nats.",
+            "first",
+            "second",
+            "tap",
+        )
         self._examples = gauge("site_training_images", "Training images.", "site")
         self._site_dice = gauge(
             "site_validation_dice", "Mean Dice of the round's model at the site.", "site"
@@ -135,6 +142,10 @@ class RunMetrics(Observer):
         for tap, loss in record.losses.items():
             _set(self._fd.labels(tap), loss.fd)
             _set(self._exch.labels(tap), loss.exch)
+        for pair, terms in record.pairs.items():
+            first, second = pair.split()
+            for tap, term in terms.items():
+                self._pairs.labels(first, second, tap).set(term)
         for site, entry in record.sites.items():
             self._site(site, record.round, entry)
         if record.seconds is not None:

@@ -39,6 +39,7 @@ def record(number: int, **sites: SiteRound) -> RoundRecord:
         sites=sites,
         alpha={"Enc1": 0.01},
         losses={"Enc1": TapLoss(fd=-0.5, exch=None)},
+        pairs={"tnbc monuseg": {"Enc1": -1.5}},
         seconds=10.0,
         bytes=Traffic(up=100, down=300),
         drift=0.25,
@@ -61,6 +62,7 @@ def test_a_round_that_ends_is_what_prometheus_reads(registry: CollectorRegistry)
     assert value(registry, "site_last_round", site="monuseg") == 2
     assert value(registry, "alpha", tap="Enc1") == 0.01
     assert value(registry, "discrepancy_loss", tap="Enc1") == -0.5
+    assert value(registry, "pair_term", first="tnbc", second="monuseg", tap="Enc1") == -1.5
     assert value(registry, "round_seconds_count") == 1
     # 10 s in all, of which the slowest site trained 8 s.
     assert value(registry, "round_overhead_seconds") == 2.0

@@ -84,15 +84,24 @@ function showPairs(sites, rounds) {
   const chosen = by("pair-round").value;
   const record = known.find((r) => String(r.round) === chosen) ?? known.at(-1);
   const tap = by("tap").value;
-  const value = (a, b) => record.pairs[[a, b].sort().join(" ")]?.[tap] ?? null;
+  const value = (a, b) => (record.pairs[`${a} ${b}`] ?? record.pairs[`${b} ${a}`])?.[tap] ?? null;
   const names = sites.map(({ name }) => name);
   const head = element("tr");
   head.append(element("td"), ...names.map((name) => element("th", name, { scope: "col" })));
+  // Lines of the tap's history: each pair over the rounds.
+  const pairs = names.flatMap((a, i) => names.slice(i + 1).map((b) => [a, b]));
+  lineChart(by("c-pairs"), {
+    rounds: known.map((r) => r.round),
+    series: pairs.map(([a, b]) => ({
+      name: `${a} – ${b}`,
+      values: known.map((r) => (r.pairs[`${a} ${b}`] ?? r.pairs[`${b} ${a}`])?.[tap] ?? null),
+    })),
+  });
   by("matrix").tHead.replaceChildren(head);
   by("matrix").tBodies[0].replaceChildren(...names.map((a) => {
     const row = element("tr");
     row.append(element("th", a, { scope: "row" }));
-    row.append(...names.map((b) => element("td", a === b ? "" : number(value(a, b)))));
+    row.append(...names.map((b) => element("td", number(value(a, b)), a === b ? { class: "own" } : {})));
     return row;
   }));
 }
