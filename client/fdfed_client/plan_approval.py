@@ -53,7 +53,7 @@ class PlanRecords:
             return RunPlan.from_json(json.dumps(json.loads(self._plan.read_text())["plan"]))
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as err:
+        except (ValueError, KeyError, TypeError, RecursionError) as err:
             raise InvalidInput(f"{self._plan} does not hold a run plan; remove it") from err
 
     def approve(self, digest: str) -> None:

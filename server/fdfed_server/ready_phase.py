@@ -98,7 +98,7 @@ class AttemptCounter:
         try:
             server_round, attempt = json.loads(self._file.read_text(encoding="utf-8"))
             return int(server_round), int(attempt)
-        except (ValueError, TypeError) as err:
+        except (ValueError, TypeError, OverflowError, RecursionError) as err:
             raise InvalidInput(
                 f"{self._file} does not hold the number of the last attempt; restore it from a "
                 "backup, or start a new run with another folder"
