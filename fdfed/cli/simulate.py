@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -59,6 +60,9 @@ def simulate(
     out: Annotated[Path, typer.Option(help="Folder for results; resumes a run found there.")] = (
         Path("runs/simulation")
     ),
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Folder for TensorBoard's curves; an optional extra.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars and no table.")] = False,
 ) -> None:
     """Train a federation of several sites in one process, on the code of the deployment.
@@ -92,17 +96,26 @@ def simulate(
     from fdfed.simulation import simulate as run_simulation
     from fdfed.terminal import configure_logging, scores_table
     from fdfed.training.device import resolve_device
+    from fdfed_server.observer import Several
     from fdfed_server.progress import ProgressBars
+    from fdfed_server.tensorboard import tensorboard_observers
 
     torch.set_num_threads(threads)
     chosen = resolve_device(device)
-    if quiet:
-        run_simulation(plan, data=data, out=out, device=chosen)
-        return
-    console = Console()
-    configure_logging("text", console=console)
-    with ProgressBars(console) as bars:
-        progress = Progress(observer=bars, on_step=bars.step_done, on_load=bars.loaded)
+    curves = tensorboard_observers(tensorboard)
+    with ExitStack() as stack:
+        for writer in curves:
+            stack.enter_context(writer)
+        if quiet:
+            progress = Progress(observer=Several(curves))
+            run_simulation(plan, data=data, out=out, device=chosen, progress=progress)
+            return
+        console = Console()
+        configure_logging("text", console=console)
+        bars = stack.enter_context(ProgressBars(console))
+        progress = Progress(
+            observer=Several((bars, *curves)), on_step=bars.step_done, on_load=bars.loaded
+        )
         results = run_simulation(plan, data=data, out=out, device=chosen, progress=progress)
     console.print(scores_table(results))
     console.print(f"Report: {out / 'report.html'}", soft_wrap=True, markup=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Literal
@@ -18,6 +19,9 @@ def start(
     ] = DEFAULT_CONFIG,
     state: Annotated[
         Path | None, typer.Option(help="Folder of everything that a restart needs.")
+    ] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Folder for TensorBoard's curves; an optional extra.")
     ] = None,
     log_format: Annotated[
         Literal["text", "json"], typer.Option(help="json: one object a line, for services.")
@@ -38,6 +42,7 @@ def start(
     from fdfed_server.coordinator import run_coordinator
     from fdfed_server.event_log import EventLog
     from fdfed_server.progress import ProgressBars
+    from fdfed_server.tensorboard import tensorboard_observers
 
     loaded = FederationConfig.load(config)
     if state is not None:
@@ -46,13 +51,17 @@ def start(
         )
     console = Console()
     talks = not quiet and log_format == "text"
-    if talks and console.is_terminal:
-        configure_logging(log_format, quiet=True, console=console)
-        with ProgressBars(console) as bars:
-            results = run_coordinator(loaded, observers=[bars])
-    else:
-        configure_logging(log_format, quiet=quiet)
-        results = run_coordinator(loaded, observers=[EventLog()])
+    curves = tensorboard_observers(tensorboard)
+    with ExitStack() as stack:
+        for writer in curves:
+            stack.enter_context(writer)
+        if talks and console.is_terminal:
+            configure_logging(log_format, quiet=True, console=console)
+            bars = stack.enter_context(ProgressBars(console))
+            results = run_coordinator(loaded, observers=[bars, *curves])
+        else:
+            configure_logging(log_format, quiet=quiet)
+            results = run_coordinator(loaded, observers=[EventLog(), *curves])
     if talks:
         console.print(scores_table(results))
         report = loaded.server.state / "results" / "report.html"
