@@ -40,10 +40,12 @@ def _network(plan: RunPlan) -> str:
 def _leaves(plan: RunPlan) -> str:
     if plan.strategy == "local":
         return "no weights; losses and scores as means"
-    frames = (plan.rounds - plan.phase_1_rounds) * plan.steps_per_round
-    prototypes = (
-        f", and prototypes of up to {frames} batches" if plan.effective_loss == "fd+exch" else ""
-    )
+    rounds = plan.rounds - plan.phase_1_rounds
+    prototypes = ""
+    if plan.swaps_batches:
+        prototypes = f", and prototypes of up to {rounds * plan.steps_per_round} batches"
+    elif plan.effective_loss == "fd+exch":
+        prototypes = f", and noisy prototypes of up to {rounds} rounds"
     return f"weights, losses and scores of {plan.rounds} rounds{prototypes}; never an image or mask"
 
 
@@ -56,6 +58,8 @@ def _aggregation(plan: RunPlan) -> str:
 def _exchange(plan: RunPlan) -> str:
     if plan.effective_loss != "fd+exch":
         return "none: no prototype leaves"
+    if not plan.swaps_batches:
+        return "once a round, inside the reply, under the noise of [run.privacy]"
     rules = plan.exchange
     return (
         f"mean features of each batch, {_BLINDING[rules.blinding]}; of at least "
@@ -65,8 +69,6 @@ def _exchange(plan: RunPlan) -> str:
 
 
 def _privacy(plan: RunPlan) -> str:
-    # A later plan may have the table; its own words are then the shortest true ones.
-    table = getattr(plan, "privacy", None)
-    if table is None:
+    if plan.privacy is None:
         return "no differential privacy: there is no bound on what the weights tell"
-    return f"differential privacy with {table}"
+    return f"ε of at most {plan.privacy.epsilon:g} a {plan.privacy.unit}; {plan.privacy.summary()}"

@@ -27,7 +27,7 @@ from fdfed.wire.messages import (
     TrainInstruction,
     TrainResult,
 )
-from fdfed.wire.record import FORMAT, Part, caption, footprint, without_weights
+from fdfed.wire.record import FORMAT, Part, caption, footprint, has_tensors, without_weights
 from fdfed.wire.spoken import PROTOCOL_HEADER, SPOKEN
 from fdfed.wire.weights import Weights
 
@@ -53,5 +53,6 @@ __all__ = [
     "caption",
     "check_expansion",
     "footprint",
+    "has_tensors",
     "without_weights",
 ]

@@ -95,6 +95,12 @@ def without_weights(record: RecordDict) -> tuple[int, str]:
     return footprint(rest)
 
 
+def has_tensors(record: RecordDict) -> bool:
+    """Whether the record carries a tensor of a network; its list of them may be empty."""
+    header = record.get(_HEADER)
+    return isinstance(header, ConfigRecord) and header.get("tensors", "[]") != "[]"
+
+
 def caption(record: RecordDict) -> dict[str, str | int]:
     """Kind, run, round and attempt of a record, which may be a stranger's, as far as its header has
     them in the agreed form: what an audit log says of it."""

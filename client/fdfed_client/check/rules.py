@@ -45,6 +45,8 @@ def policy_in_words(config: SiteConfig) -> str:
     ]
     if policy.require_masked_aggregation:
         parts.append("weights masked only")
+    if policy.max_epsilon is not None:
+        parts.append(f"ε of at most {policy.max_epsilon:g}")
     if "prototypes" not in policy.messages:
         parts.append("no prototypes")
     if policy.max_rounds is not None:

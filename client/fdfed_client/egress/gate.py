@@ -13,7 +13,7 @@ from flwr.app import Message
 
 from fdfed.audit import AuditLog
 from fdfed.config import RunPlan
-from fdfed.wire import caption, footprint
+from fdfed.wire import caption, footprint, has_tensors
 from fdfed_client.egress.failures import is_public
 from fdfed_client.egress.frames import FrameGate
 from fdfed_client.egress.kinds import check_reply
@@ -144,6 +144,16 @@ class EgressGate:
             raise PolicyRefusal(
                 "messages",
                 f"a {kind} reply was held back: messages in [policy] of site.toml does not list it",
+            )
+        if (
+            kind == "trained"
+            and self._policy.require_masked_aggregation
+            and has_tensors(reply.content)
+        ):
+            raise PolicyRefusal(
+                "require_masked_aggregation",
+                "weights that are not masked were held back: require_masked_aggregation is on in "
+                "[policy] of site.toml",
             )
         check_reply(kind, reply.content, asked=asked, site=self._site, min_count=self._min_count)
         if size > self._policy.max_update_bytes:

@@ -248,5 +248,13 @@ def test_what_hides_nothing_is_said_so() -> None:
     assert "HIDES NOTHING" in dict(plan_in_words(bare))["exchange"]
     masked = PLAN.model_copy(update={"aggregation": "masked"})
     assert "not one site's weights" in dict(plan_in_words(masked))["aggregation"]
+    table = {
+        "epsilon": 8.0,
+        "delta": 1e-5,
+        "unit": "patient",
+        "weights": {"noise_multiplier": 1.0, "max_grad_norm": 1.0},
+    }
+    private = RunPlan(sites=("a", "b"), loss="seg", norm="group", privacy=table)
+    assert "ε of at most 8 a patient" in dict(plan_in_words(private))["privacy"]
     segmentation = PLAN.model_copy(update={"loss": "seg"})
     assert "no prototype leaves" in dict(plan_in_words(segmentation))["exchange"]

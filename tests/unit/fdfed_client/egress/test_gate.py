@@ -140,6 +140,11 @@ UNKNOWN = RecordDict({"fdfed": ConfigRecord({"format": 1, "kind": "images", "n":
             *(TRAINED, "trained", {"messages": ("prepared",)}, "messages"), id="not listed"
         ),
         pytest.param(TRAINED, "evaluated", {}, "schema", id="answers another message"),
+        pytest.param(
+            *(TRAINED, "trained", {"require_masked_aggregation": True}),
+            "require_masked_aggregation",
+            id="weights in the clear",
+        ),
         pytest.param(TRAINED, "trained", {"max_update_bytes": 100}, "max_update_bytes", id="large"),
         pytest.param(
             *(SAMPLES["evaluated"].to_record(), "evaluated", {"min_count": 13}, "min_count"),
@@ -214,6 +219,7 @@ def test_the_calls_of_a_connection_are_counted_in_its_lines(
         ({"allowed_networks": ("cmunet",)}, {"network": "unet"}, "allowed_networks"),
         ({"allowed_losses": ("seg", "fd")}, {"loss": "fd+exch"}, "allowed_losses"),
         ({"max_rounds": 10}, {"rounds": 11}, "max_rounds"),
+        ({"require_masked_aggregation": True}, {}, "require_masked_aggregation"),
         ({"messages": ("prepared", "trained")}, {"loss": "fd+exch"}, "messages"),
     ],
 )
@@ -227,7 +233,8 @@ def test_a_plan_that_a_rule_forbids_is_refused_and_one_that_it_allows_is_not(
     assert rule in str(caught.value)
     (line,) = lines_of(tmp_path)
     assert (line["direction"], line["kind"], line["rule"]) == ("in", "plan", rule)
-    gate.admit_plan(RunPlan(sites=("a", "b"), network="cmunet", loss="seg", rounds=10))
+    allowed = {"network": "cmunet", "loss": "seg", "rounds": 10, "aggregation": "masked"}
+    gate.admit_plan(RunPlan(sites=("a", "b", "c"), **allowed))
 
 
 # --- failures
