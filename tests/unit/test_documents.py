@@ -40,10 +40,10 @@ def commands() -> list[tuple[str, str]]:
 def test_every_command_in_the_documents_has_its_options(document: str, line: str) -> None:
     name, *words = shlex.split(line)
     command: click.Command = typer.main.get_command(APPS[name])
-    if isinstance(command, click.Group) and words and not words[0].startswith("-"):
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
         subcommand = command.commands.get(words[0])
         assert subcommand is not None, f"{document}: {name} has no command {words[0]}"
-        command = subcommand
+        command, words = subcommand, words[1:]
     known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
     used = {word.split("=")[0] for word in words if word.startswith("--")}
     assert used <= known, f"{document}: {name} does not know {used - known}"
