@@ -14,6 +14,7 @@ from fdfed.config import RunPlan
 from fdfed.data import SiteData, check_site_folder, open_planned, write_planned_phantoms
 from fdfed.errors import DataError, InvalidInput
 from fdfed.exchange import HpkePublicKey
+from fdfed.expiry import expiry_notice
 from fdfed.training.device import resolve_device
 from fdfed.training.site_state import SiteStore
 from fdfed_client.app import build_client_app
@@ -214,21 +215,31 @@ def _each(*told: Callable[..., None] | None) -> Callable[..., None]:
     return tell_all
 
 
-def _exchange(
-    config: SiteConfig, plan: RunPlan, gate: FrameGate, *, on_answer: Callable[[float], None]
-) -> ExchangeStream:
+def _identity(config: SiteConfig) -> SiteIdentity:
+    """The site's identity as its files are now: a renewed certificate serves from the next stream
+    on."""
     identity = SiteIdentity(
         certificate=_read(config.certificate),
         key=_read(config.key),
         ca_certificate=_read(config.ca),
         server_hpke_key=HpkePublicKey.read(config.server_hpke_key),
     )
+    notice = expiry_notice("this site's certificate", identity.expires)
+    if notice:
+        log.warning("%s", notice)
+    return identity
+
+
+def _exchange(
+    config: SiteConfig, plan: RunPlan, gate: FrameGate, *, on_answer: Callable[[float], None]
+) -> ExchangeStream:
+    _identity(config)  # what is wrong with the files is told now, not at the first step
     # A step waits once more for each of the steps that its last site may be behind.
     late = plan.exchange.max_staleness
     patience = (1 + late) * plan.exchange.deadline_seconds + _REPLY_SLACK_SECONDS
     return ExchangeStream(
         config.exchange_address,
-        identity,
+        lambda: _identity(config),
         reply_seconds=patience,
         max_staleness=late,
         gate=gate,

@@ -36,7 +36,7 @@ class ExchangeStream:
     def __init__(
         self,
         address: str,
-        identity: SiteIdentity | InsecureIdentity,
+        identity: SiteIdentity | InsecureIdentity | Callable[[], SiteIdentity],
         *,
         reply_seconds: float,
         connect_seconds: float = 5.0,
@@ -47,7 +47,8 @@ class ExchangeStream:
         """
         Args:
             address: `host:port` of the hub.
-            identity: the site's certificate, key and CA, and the coordinator's key to seal to.
+            identity: the site's certificate, key and CA, and the coordinator's key to seal to; a
+                function is asked anew for every connection.
             reply_seconds: how long to wait for an answer; longer than the hub's own deadline, at
                 which it answers in any case.
             connect_seconds: how long one attempt to connect may take.
@@ -68,7 +69,7 @@ class ExchangeStream:
         self._connection = ExchangeConnection(
             lambda: ExchangeLink(
                 address,
-                identity,
+                identity() if callable(identity) else identity,
                 connect_seconds=connect_seconds,
                 reply_seconds=reply_seconds,
                 gate=gate,

@@ -82,6 +82,11 @@ class SiteIdentity:
         names = subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         return str(names[0].value) if names else ""
 
+    @property
+    def expires(self) -> datetime:
+        """When the certificate ends."""
+        return x509.load_pem_x509_certificate(self.certificate).not_valid_after_utc
+
     def channel(self, address: str) -> grpc.Channel:
         """A channel with mutual TLS; nothing is connected yet."""
         credentials = grpc.ssl_channel_credentials(self.ca_certificate, self.key, self.certificate)

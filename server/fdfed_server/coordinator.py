@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import secrets
 import signal
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from typing import Final
 
+from cryptography import x509
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
@@ -24,6 +23,7 @@ from fdfed.metrics import process_registry, serving
 from fdfed.plan_signature import read_plan_key, sign_plan
 from fdfed.roster import Roster
 from fdfed.roster_keeper import RosterKeeper
+from fdfed.state_lock import only_process
 from fdfed_server.config import FederationConfig, ServerConfig
 from fdfed_server.console import Board, coordinator_console
 from fdfed_server.enrolment_desk import read_invited
@@ -74,9 +74,14 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
     server = config.server
     hpke_key = HpkePrivateKey.read(server.hpke_key)
     prepare_process(server.state)
-    server.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with ExitStack() as stack:
-        stack.enter_context(_only_coordinator(server.state))
+        stack.enter_context(
+            only_process(
+                server.state,
+                who="coordinator",
+                remedy="stop it, or give this one another --state",
+            )
+        )
         membership = _membership(server)
         plan = _plan_for(config.run, membership.roster, invited=read_invited(server.invited))
         log.info(
@@ -99,7 +104,11 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
         service = _exchange_service(server, hub, plan, hpke_key, membership)
         service.start()
         stack.callback(service.stop, grace=0.2)
-        status = stack.enter_context(StatusWriter(server.state, lambda: sorted(service.connected)))
+        status = stack.enter_context(
+            StatusWriter(
+                server.state, lambda: sorted(service.connected), notices=membership.notices
+            )
+        )
         registry = process_registry()
         registry.register(
             HubCollector(hub.snapshot, sites=plan.sites, online=lambda: service.connected)
@@ -170,7 +179,17 @@ def _console(
 
 def _membership(server: ServerConfig) -> Membership:
     used = server.state / "roster-used.json"
-    return Membership(RosterKeeper(server.roster, public_key=server.consortium_key, used=used))
+    own = {
+        "the coordinator's certificate": server.certificate,
+        "the consortium's authority": server.ca,
+    }
+    return Membership(
+        RosterKeeper(server.roster, public_key=server.consortium_key, used=used),
+        own_certificates={
+            what: x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
+            for what, path in own.items()
+        },
+    )
 
 
 def _signature(plan: RunPlan, server: ServerConfig, roster: Roster) -> str:
@@ -255,20 +274,3 @@ def _exchange_service(
         hpke_key=hpke_key,
         check_certificate=membership.check_certificate,
     )
-
-
-@contextmanager
-def _only_coordinator(state: Path) -> Iterator[None]:
-    """Holds the state folder's lock; the kernel drops it with the process, however that ends."""
-    handle = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as err:
-        os.close(handle)
-        raise InvalidInput(
-            f"another coordinator uses {state}; stop it, or give this one another --state"
-        ) from err
-    try:
-        yield
-    finally:
-        os.close(handle)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime
 from typing import Final, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from fdfed.exchange import ExchangeCode, FrameRefused
+from fdfed.expiry import expiry_notices
 from fdfed.roster import Roster, SignedRoster
 from fdfed.roster_keeper import RosterKeeper
 
@@ -26,10 +27,17 @@ class Membership:
 
     Use as a context manager: inside, the roster's file is looked at every second. A roster on disk
     counts only if its version is higher and the consortium signed it; this process cannot sign.
+
+    Args:
+        own_certificates: until when the coordinator's own certificates are valid, by what they are.
     """
 
-    def __init__(self, keeper: RosterKeeper) -> None:
+    def __init__(
+        self, keeper: RosterKeeper, *, own_certificates: Mapping[str, datetime] | None = None
+    ) -> None:
         self._keeper = keeper
+        self._own_certificates = dict(own_certificates or {})
+        self._told_on: date | None = None
         self._ever: frozenset[str] = frozenset(keeper.current.roster.sites)
         self._listeners: list[Callable[[Roster], None]] = []
         self._ended = threading.Event()
@@ -44,6 +52,17 @@ class Membership:
     def roster(self) -> Roster:
         """The roster in force."""
         return self._keeper.current.roster
+
+    @property
+    def certificate_ends(self) -> dict[str, datetime]:
+        """Until when each certificate is valid, the coordinator's own ones and every site's."""
+        sites = self.roster.sites.items()
+        ends = {f"the certificate of {n}": s.certificate_expires for n, s in sites}
+        return self._own_certificates | {what: end for what, end in ends.items() if end is not None}
+
+    def notices(self) -> tuple[str, ...]:
+        """What the operator must hear of certificates that end within 30 days."""
+        return expiry_notices(self.certificate_ends)
 
     @property
     def removed(self) -> frozenset[str]:
@@ -91,6 +110,15 @@ class Membership:
                 # One that fails must not keep the others from hearing of a revocation.
                 log.exception("a newer roster could not be put into force everywhere")
 
+    def remind(self, *, today: date | None = None) -> None:
+        """Puts the notices into the log, once a day."""
+        day = today or datetime.now(UTC).date()
+        if day == self._told_on:
+            return
+        self._told_on = day
+        for notice in self.notices():
+            log.warning("%s", notice)
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
@@ -100,8 +128,10 @@ class Membership:
         self._thread.join()
 
     def _watch(self) -> None:
+        self.remind()
         while not self._ended.wait(_LOOK_SECONDS):
             self.look()
+            self.remind()
 
 
 def _tell(before: Roster, now: Roster) -> None:

@@ -73,6 +73,8 @@ class Status:
     mean_val_dice: float | None = None
     phantoms: bool = False
     sites: Mapping[str, SiteStatus] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+    """What the operator must do soon, such as renew a certificate."""
 
     @property
     def fresh(self) -> bool:
@@ -108,11 +110,19 @@ class StatusWriter(Observer):
 
     Args:
         present: the sites that are connected now.
+        notices: what the operator must do soon.
     """
 
-    def __init__(self, state: Path, present: Callable[[], Sequence[str]]) -> None:
+    def __init__(
+        self,
+        state: Path,
+        present: Callable[[], Sequence[str]],
+        *,
+        notices: Callable[[], tuple[str, ...]] = tuple,
+    ) -> None:
         self._path = state / FILE
         self._present = present
+        self._notices = notices
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._status = Status(pid=os.getpid(), time=time.time(), activity="starting")
@@ -190,7 +200,9 @@ class StatusWriter(Observer):
                 name: replace(site, online=name in present)
                 for name, site in self._status.sites.items()
             }
-            self._status = replace(self._status, time=time.time(), sites=sites)
+            self._status = replace(
+                self._status, time=time.time(), sites=sites, notices=self._notices()
+            )
             try:
                 write_text(self._path, json.dumps(asdict(self._status)))
             except OSError as err:

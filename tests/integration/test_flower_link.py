@@ -318,6 +318,14 @@ def test_an_unregistered_key_is_our_error_and_not_an_interrupt(
         _run_node(_site(consortium, "udiat"), threading.Event(), private_key=stranger)
 
 
+def test_a_copy_of_a_site_is_refused_while_the_site_itself_goes_on(
+    udiat: SiteConfig, session: ServerSession
+) -> None:
+    with pytest.raises(CryptoError, match="another agent is running with the same key"):
+        _run_node(udiat, threading.Event())
+    assert "udiat" in site_nodes(session.grid)
+
+
 def test_a_site_that_is_withdrawn_ends_with_our_error_and_its_key_is_spent(
     session: ServerSession, consortium: Path, superlink: SuperLink, node_keys: dict[str, str]
 ) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,7 @@ class Federation:
 
     def stream(self, site: str) -> ExchangeStream:
         address = f"localhost:{self.service.port}"
-        return ExchangeStream(address, self.identity(site), reply_seconds=30.0)
+        return ExchangeStream(address, lambda: self.identity(site), reply_seconds=30.0)
 
     def open_round(self) -> None:
         self.hub.open_round(
@@ -255,14 +256,13 @@ def test_after_a_renewal_both_certificates_serve_until_the_old_one_is_retired(
     federation.sign_and_publish()
     federation.membership.look()
     until(lambda: not federation.service.connected)
-    fresh = federation.stream("tnbc")
-    fresh.connect()
-    fresh.close()
+    # The same agent, which looks at its files anew for every connection.
+    old.connect()
+    old.close()
     until(lambda: not federation.service.connected)
     stale = ExchangeStream(f"localhost:{federation.service.port}", old_identity, reply_seconds=5.0)
     with pytest.raises(FrameRefused, match="REVOKED"):
         stale.connect()
-    old.close()
 
 
 def test_the_roster_is_looked_at_while_the_coordinator_runs(federation: Federation) -> None:
@@ -296,3 +296,23 @@ def test_two_agents_with_one_identity_are_told_apart_by_who_came_first(
     assert answer.peers == 2
     for stream in (honest, copy):
         stream.close()
+
+
+def test_certificates_that_end_soon_are_told_once_a_day(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    provision(["tnbc"], tmp_path / "out", days=9)
+    server = FederationConfig.load(tmp_path / "out" / "server" / "federation.toml").server
+    keeper = RosterKeeper(
+        server.roster, public_key=server.consortium_key, used=server.state / "roster-used.json"
+    )
+    own = {"the coordinator's certificate": datetime.now(UTC) + timedelta(days=300)}
+    membership = Membership(keeper, own_certificates=own)
+    (notice,) = membership.notices()
+    assert "the certificate of tnbc expires on" in notice
+    assert "in 9 day(s)" in notice
+    for _ in range(3):
+        membership.remind(today=date(2030, 1, 1))
+    assert caplog.text.count("the certificate of tnbc expires on") == 1
+    membership.remind(today=date(2030, 1, 2))
+    assert caplog.text.count("the certificate of tnbc expires on") == 2

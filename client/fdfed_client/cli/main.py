@@ -83,6 +83,7 @@ def agent(
     import torch
     from rich.console import Console
 
+    from fdfed.state_lock import only_process
     from fdfed.terminal import configure_logging
     from fdfed_client.agent import run_agent
     from fdfed_client.progress import step_bar
@@ -95,7 +96,12 @@ def agent(
         loaded = loaded.model_copy(update={"device": device})
     if threads is not None:
         torch.set_num_threads(threads)
-    with step_bar(console) as on_step:
+    lock = only_process(
+        loaded.state,
+        who="agent",
+        remedy=f"stop it: {site} has one agent at a time. A copy of its folder is no second site",
+    )
+    with lock, step_bar(console) as on_step:
         run_agent(
             loaded,
             data=data,

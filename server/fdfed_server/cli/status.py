@@ -78,7 +78,7 @@ def _render(status: Status) -> RenderableType:
             Text(site.note),
             *(["–" if site.epsilon is None else f"{site.epsilon:.3g}"] if private else []),
         )
-    return Group(head, table)
+    return Group(head, *(Text(notice, style="yellow") for notice in status.notices), table)
 
 
 def _terms(site: SiteStatus) -> str:

@@ -14,6 +14,7 @@ import pytest
 from fdfed.config import RunPlan
 from fdfed.data import write_phantoms
 from fdfed.enrolment import EnrolmentRequest
+from fdfed.state_lock import only_process
 from fdfed.terminal import run_command
 from fdfed_client.cli.main import app
 from fdfed_client.plan_approval import PlanRecords
@@ -191,3 +192,14 @@ def test_a_coordinator_that_is_not_there_does_not_keep_the_request_from_being_ma
     assert code == 0
     assert "cannot be reached" in shown
     assert (out / "sites" / "tnbc" / "request.json").exists()
+
+
+def test_a_second_agent_on_one_state_folder_is_locked_out(
+    client: Command, federation: Path
+) -> None:
+    config = federation / "sites" / "tnbc" / "site.toml"
+    with only_process(config.parent / "state", who="agent", remedy="stop it"):
+        code, _, err = client("--site", "tnbc", "--config", config, "--phantoms")
+    assert code == 2
+    assert "another agent uses" in err
+    assert "A copy of its folder is no second site" in err

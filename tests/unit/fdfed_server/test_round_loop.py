@@ -255,6 +255,25 @@ def test_a_run_waits_for_all_its_sites_before_it_begins_whatever_the_quorum() ->
     assert grid.sent[0] == ("a", "query.prepare")
 
 
+def test_a_site_that_is_removed_in_a_round_enters_no_sum_and_is_asked_no_more() -> None:
+    strategy, told = Strategy(plan_of(sites=["a", "b", "c"], rounds=2)), Told()
+    hub = ExchangeHub(strategy.cross_site_terms)
+
+    def remove_c(site: str, record: RecordDict) -> RecordDict:
+        # While b answers; c has answered well, and its answer waits to be read.
+        strategy.leave_out({"c"})
+        return good(site, "train", record)
+
+    grid = ScriptedGrid(["a", "b", "c"], answers={("b", "train"): remove_c})
+    loop = RoundLoop(strategy, hub, folder=None, observer=told, poll_seconds=0.001)
+    outcome = loop.run(grid, strategy.initial_state("ab" * 8))
+    hub.close()
+    assert "c 1: the consortium has removed it from the roster" in told.events
+    assert "finished 1" in told.events, "all three were the quorum; two of the two left are"
+    assert grid.sent.count(("c", "train")) == 1
+    assert set(outcome.test) == {"a", "b"}
+
+
 def test_a_run_that_goes_on_does_so_with_a_quorum() -> None:
     told = Told()
     state = after_round_1(plan_of(quorum=1))

@@ -286,6 +286,17 @@ def test_a_run_of_another_plan_is_refused_by_the_names_of_what_differs(tmp_path:
     assert_same(resume(tmp_path, PLAN), state_of(2))
 
 
+def test_a_run_goes_on_with_the_sites_that_its_plan_names_now(tmp_path: Path) -> None:
+    save_state(tmp_path, state_of(2))
+    grown = PLAN.model_copy(update={"sites": (*PLAN.sites, "newcomer")})
+    found = resume(tmp_path, grown)
+    assert found is not None
+    assert found.plan == grown
+    assert_same(replace(found, plan=PLAN), state_of(2))
+    with pytest.raises(InvalidInput, match=r"differs in sites, seed"):
+        resume(tmp_path, grown.model_copy(update={"seed": 1}))
+
+
 def test_the_best_record_is_that_of_the_best_round_once_it_has_a_score() -> None:
     state = state_of(3, best=2)
     assert state.best_record == record(2)

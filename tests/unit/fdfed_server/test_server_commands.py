@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
+from fdfed.state_lock import only_process
 from fdfed.terminal import run_command
 from fdfed_client.enrolment import SiteFolder
 from fdfed_server.cli.main import app
@@ -113,13 +114,11 @@ def test_provision_says_what_to_do_next_and_overwrites_nothing(
 def test_a_second_coordinator_on_one_state_folder_is_refused(
     server: Command, tmp_path: Path
 ) -> None:
-    from fdfed_server.coordinator import _only_coordinator
-
     out_folder = tmp_path / "federation"
     server("provision", "--sites", "tnbc,monuseg", "--out", out_folder)
     state = tmp_path / "state"
     state.mkdir()
-    with _only_coordinator(state):
+    with only_process(state, who="coordinator", remedy="stop it"):
         code, _, err = server(
             *("start", "--config", out_folder / "server" / "federation.toml", "--state", state)
         )

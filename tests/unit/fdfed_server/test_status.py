@@ -204,3 +204,15 @@ def test_a_folder_without_a_run_exits_with_2(
     code, out, err = show(tmp_path)
     assert (code, out) == (2, "")
     assert "fdfed-server start" in err
+
+
+def test_what_must_be_renewed_soon_stands_in_the_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notice = "the certificate of tnbc expires on 2030-01-01, in 9 day(s)"
+    with StatusWriter(tmp_path, lambda: [], notices=lambda: (notice,)):
+        assert read_status(tmp_path).notices == (notice,)
+        monkeypatch.setenv("COLUMNS", "120")
+        monkeypatch.setattr(sys, "argv", ["fdfed-server", "status", "--state", str(tmp_path)])
+        assert run_command(app) == 0
+    assert notice in capsys.readouterr().out
