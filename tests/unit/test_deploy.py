@@ -28,7 +28,7 @@ def unit(path: Path) -> configparser.ConfigParser:
 def test_a_unit_starts_a_command_with_options_that_it_has(path: Path) -> None:
     program, *words = shlex.split(unit(path)["Service"]["ExecStart"])
     command: click.Command = typer.main.get_command(APPS[Path(program).name])
-    if isinstance(command, click.Group):
+    if isinstance(command, click.Group) and not words[0].startswith("-"):
         command = command.commands[words.pop(0)]
     parsed = command.make_parser(click.Context(command)).parse_args(args=list(words))[0]
     assert parsed["log_format"] == "json"
