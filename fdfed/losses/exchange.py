@@ -209,8 +209,7 @@ def _ready(
     # difference, and autocast would round the products further (it leaves fp64 alone). Apple's
     # GPUs have no fp64.
     dtype = torch.float32 if foreground.device.type == "mps" else torch.float64
-    rows = valid.unsqueeze(-1)
-    F, B = foreground.to(dtype).where(rows, 0), background.to(dtype).where(rows, 0)
+    F, B = _valid_rows(foreground.to(dtype), valid), _valid_rows(background.to(dtype), valid)
     return (unit_vectors(F), unit_vectors(B)) if bound == "normalise" else (F, B)
 
 
@@ -220,10 +219,15 @@ def _centred(F: Tensor, B: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     No distance changes, so the mean needs no gradient; but the squared lengths, from which the
     distances are computed, become as small as one translation can make them.
     """
-    rows = valid.unsqueeze(-1)
     count = valid.sum(-1).clamp_min(1).unsqueeze(-1).unsqueeze(-1)
     mean = ((F + B).sum(-2, keepdim=True) / (2 * count)).detach()
-    return (F - mean).where(rows, 0), (B - mean).where(rows, 0)
+    return _valid_rows(F - mean, valid), _valid_rows(B - mean, valid)
+
+
+def _valid_rows(points: Tensor, valid: Tensor) -> Tensor:
+    """The points, invalid rows zero; in the usual case, that all are valid, no copy."""
+    on_cpu = valid.device.type == "cpu"  # elsewhere asking would wait for the device
+    return points if on_cpu and bool(valid.all()) else points.where(valid.unsqueeze(-1), 0)
 
 
 def _result_dtype(prototypes: Tensor) -> torch.dtype:

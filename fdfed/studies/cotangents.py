@@ -68,7 +68,11 @@ class CotangentLog:
     def summary(self) -> dict[str, dict[int, LagError]]:
         """By tap, then by lag."""
         found: dict[str, dict[int, LagError]] = defaultdict(dict)
-        for (tap, lag), pairs in sorted(self._errors.items()):
+        wanted = ((name, lag) for name, *_ in self._spans for lag in LAGS)
+        for tap, lag in wanted:
+            pairs = self._errors.get((tap, lag))
+            if not pairs:
+                continue
             errors, cosines = np.array(pairs).T
             found[tap][lag] = LagError(
                 float(np.median(errors)),

@@ -37,6 +37,8 @@ def write_study(out: Path, results: Results) -> None:
     """`staleness.csv`, `staleness-cotangents.csv`, `staleness-waiting.csv`, the figure as SVG and
     PNG, and `study.json` in `out`."""
     _write_tables(out, results)
+    if (out / "staleness.svg").exists():
+        _draw(out / "staleness.png", results)
     asked = staleness.agenda(results)
     document = {
         "study": STUDY,
@@ -89,8 +91,7 @@ def _write_tables(folder: Path, results: Results) -> None:
     write_csv(folder / "staleness-cotangents.csv", _ERROR_COLUMNS, _error_rows(results))
     write_csv(folder / "staleness-waiting.csv", _WAIT_COLUMNS, _wait_rows())
     if any(trial.score is not None for trial in trials):
-        for kind in ("svg", "png"):
-            _draw(folder / f"staleness.{kind}", results)
+        _draw(folder / "staleness.svg", results)
 
 
 def _trial_row(result: TrialResult) -> dict[str, Any]:

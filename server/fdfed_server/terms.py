@@ -13,7 +13,7 @@ from torch import Tensor
 from fdfed.exchange import TapLayout
 from fdfed.losses import exchange_cotangents
 
-_GROUP_ELEMENTS: Final = 1 << 15
+_GROUP_ELEMENTS: Final = 20_000
 """Taps are computed together while their stack holds no more elements than this. Below it, calling
 the operations costs more than their arithmetic; above it, padding and fresh memory cost more."""
 
