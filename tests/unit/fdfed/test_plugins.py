@@ -88,6 +88,9 @@ class Squares:
         mask[:, :, 4:10, 5:11] = 1
         return 0.2 + 0.5 * mask, mask
 
+    def training_patients(self, global_step: int) -> tuple[str, ...]:
+        return ("p", "q")
+
 
 def test_a_seventh_network_takes_two_files() -> None:
     """A module, and the package's own description, which are the two blocks of the page."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import pytest
@@ -132,6 +133,33 @@ def test_half_precision_agrees_with_full_precision(name: str) -> None:
     scale = float(exact.abs().max())
     for rough in (mixed, half):
         assert float((rough.float() - exact).abs().max()) < 0.1 * scale
+
+
+def test_gradients_reach_every_parameter_under_autocast_and_in_half_precision(name: str) -> None:
+    network, image = _small(name), _images(name)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = network(image)
+    logits.float().square().mean().backward()
+    half = _small(name).to(torch.bfloat16)
+    half(image.to(torch.bfloat16)).square().mean().backward()
+    for trained in (network, half):
+        missing = [
+            key
+            for key, p in trained.named_parameters()
+            if p.grad is None or not p.grad.isfinite().all()
+        ]
+        assert missing == []
+
+
+def test_the_sizes_that_a_refusal_names_are_taken(name: str) -> None:
+    width, side = SMALL.get(name, _QUICK)
+    with pytest.raises(InvalidInput, match="Use") as refused:
+        create_network(name, in_channels=3, width=width, size=side + 3)
+    advice = str(refused.value).rpartition("Use ")[2]
+    for size in map(int, re.findall(r"\d+", advice)):
+        network = create_network(name, in_channels=3, width=width, size=size)
+        with torch.no_grad():
+            assert network.eval()(torch.rand(1, 3, size, size)).shape[2:] == (size, size)
 
 
 def test_an_odd_size_is_refused_with_the_sizes_that_would_do(name: str) -> None:
