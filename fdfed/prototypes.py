@@ -51,7 +51,8 @@ def masked_prototypes(
         mask: the annotation of the full image, 1 = foreground and 0 = background.
         pooling: `map` divides by the cells, `sum` does not.
         mask_pooling: `max` as above. With `dual_max` a cell with pixels of both kinds counts as
-            neither, where `max` calls it foreground; thin structures keep a background then.
+            neither, where `max` calls it foreground. The background is the same in both; the
+            foreground becomes purer, and thin structures may leave none.
 
     Raises:
         InvalidInput: if features and mask are not one map and one mask for each image.

@@ -17,7 +17,13 @@ from fdfed.losses.deep_supervision import (
     supervision_weight,
 )
 from fdfed.losses.discrepancy import feature_discrepancy_loss
-from fdfed.losses.exchange import Form, exchange_cotangents, exchange_loss
+from fdfed.losses.exchange import (
+    Form,
+    exchange_cotangents,
+    exchange_loss,
+    shifted_exchange_loss,
+)
+from fdfed.losses.gradient_scale import GradientScales, TapScale, gradient_norm, gradient_scales
 from fdfed.losses.segmentation import segmentation_loss
 
 __all__ = [
@@ -27,17 +33,22 @@ __all__ = [
     "DeepSupervision",
     "Form",
     "GlobalHead",
+    "GradientScales",
     "LocalHead",
     "Moment",
     "PixelContrast",
+    "TapScale",
     "create_auxiliary_loss",
     "deep_supervision_loss",
     "exchange_cotangents",
     "exchange_loss",
     "feature_discrepancy_loss",
     "global_contrastive_loss",
+    "gradient_norm",
+    "gradient_scales",
     "local_contrastive_loss",
     "segmentation_loss",
+    "shifted_exchange_loss",
     "supervised_pixel_loss",
     "supervision_weight",
 ]

@@ -67,6 +67,48 @@ def exchange_loss(
     return mean.to(_result_dtype(foreground))
 
 
+def shifted_exchange_loss(
+    foreground: Float[Tensor, "batch channels"],
+    background: Float[Tensor, "batch channels"],
+    valid: Bool[Tensor, " batch"],
+    *,
+    shift: int = 1,
+    form: Form = "paper",
+    bound: Bound = "none",
+    eps: float = 1e-6,
+) -> Float[Tensor, ""]:
+    """L_exch between images of one batch: the mean of `exchange_loss`'s terms over the pairs
+    (i, i + k), counted round the m valid images of the batch, whichever site each is from.
+
+    Source: Eq. 4 on the pairs of Algorithm 1, line 5, which shuffles the batch first; the algorithm
+    itself sets F_i against B_{i+k} alone, unsquared (`published.algorithm_1_exchange`). For images
+    that are in one place: between hospitals it would take the prototypes of single images.
+
+    A zero that is connected to the graph where every image would meet itself: k a multiple of m, as
+    it must be for one image. The mean over k = 1 … m - 1 is `exchange_loss` of all pairs.
+
+    Args:
+        foreground, background, valid: of each image, from `masked_prototypes`.
+        shift: k; the algorithm calls it arbitrary.
+        form, bound, eps: as in `exchange_loss`.
+
+    Raises:
+        InvalidInput: if the shapes do not belong together.
+    """
+    _check(foreground, background, valid)
+    if shift % max(1, int(valid.sum())) == 0:
+        return 0 * (foreground.where(valid[:, None], 0) + background.where(valid[:, None], 0)).sum()
+    F, B = _ready(foreground[valid], background[valid], valid[valid], bound)
+    next_F, next_B = F.roll(-shift, dims=0), B.roll(-shift, dims=0)
+    own = _squared(F - B)
+    distances = _Distances(
+        across=_squared(F - next_B) + _squared(next_F - B),
+        scatter=_squared(F - next_F) + _squared(B - next_B) if form == "ratio" else None,
+        within=own + own.roll(-shift) if form == "gap" else None,
+    )
+    return _pair_losses(distances, form, bound, eps).mean().to(_result_dtype(foreground))
+
+
 @torch.no_grad()
 def exchange_cotangents(
     foreground: Float[Tensor, "*taps sites channels"],
@@ -127,7 +169,8 @@ def exchange_cotangents(
 
 
 class _Distances(NamedTuple):
-    """Squared distances of all ordered pairs, `(*taps, S, S)`; None where the form needs none."""
+    """Squared distances of pairs, `(*taps, S, S)` for all ordered ones; None where the form needs
+    none."""
 
     across: Tensor
     """D_st = |F_s - B_t|² + |F_t - B_s|²."""
@@ -143,7 +186,7 @@ def _distances(F: Tensor, B: Tensor, form: Form) -> _Distances:
     if form == "ratio":
         scatter = _squared_distances(F, F) + _squared_distances(B, B)
     elif form == "gap":
-        own = (F - B).square().sum(-1)
+        own = _squared(F - B)
         within = own.unsqueeze(-1) + own.unsqueeze(-2)
     return _Distances(cross + cross.mT, scatter, within)
 
@@ -186,6 +229,10 @@ def _cap(bound: Bound) -> float | None:
 def _pull(weights: Tensor, points: Tensor, others: Tensor) -> Tensor:
     """2 Σ_t w_st (p_s - q_t): the derivative of Σ w_st |p_s - q_t|² by p, for symmetric w."""
     return 2 * (weights.sum(-1, keepdim=True) * points - weights @ others)
+
+
+def _squared(differences: Tensor) -> Tensor:
+    return differences.square().sum(-1)
 
 
 def _squared_distances(x: Tensor, y: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,12 @@ from torch import Tensor
 
 from fdfed.config import RunPlan
 from fdfed.data import SiteData
-from fdfed.losses import exchange_loss, feature_discrepancy_loss, segmentation_loss
+from fdfed.losses import (
+    exchange_loss,
+    feature_discrepancy_loss,
+    gradient_norm,
+    segmentation_loss,
+)
 from fdfed.networks import SegmentationNetwork
 from fdfed.prototypes import batch_prototypes, masked_prototypes
 from fdfed.training.initialise import initial_auxiliary, initial_network
@@ -176,7 +180,7 @@ def _gradients(
             fd[tap].append(share * loss)
             means[tap].append(batch_prototypes(*prototypes, bound=method.bound))
     norms = {}
-    seg_norm = _norm(torch.stack(seg).sum(), weights)
+    seg_norm = gradient_norm(torch.stack(seg).sum(), weights)
     for tap in network.tap_names:
         exch = None
         if plan.effective_loss == "fd+exch":
@@ -184,18 +188,11 @@ def _gradients(
             loss = exchange_loss(
                 F, B, valid, form=method.form, bound=method.exchange_bound, eps=method.eps
             )
-            exch = _norm(loss, weights)
-        norms[tap] = _Gradients(seg_norm, _norm(torch.stack(fd[tap]).sum(), weights), exch)
+            exch = gradient_norm(loss, weights)
+        norms[tap] = _Gradients(seg_norm, gradient_norm(torch.stack(fd[tap]).sum(), weights), exch)
     # The forward passes moved the running statistics.
     network.load_state_dict(before)
     return norms
-
-
-def _norm(loss: Tensor, weights: Sequence[Tensor]) -> float:
-    if not loss.requires_grad:
-        return 0.0
-    found = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
-    return math.sqrt(sum(float(g.double().square().sum()) for g in found if g is not None))
 
 
 def _of_tap(

@@ -7,7 +7,8 @@ A step is forward pass, backward pass and AdamW. `seg` has L_seg alone; `fd` add
 with α > 0 (and forms the prototypes that an exchange would send). Both take turns, on one network
 and one batch, and the ratio is that of their medians. On a CPU the clock is the processor time of
 one thread, which other programs on the machine lengthen less than wall time; `spread` is the
-middle half of the `seg` steps over their median, so a ratio within it means nothing.
+middle half of the `seg` steps over their median, so a ratio within it means nothing. On a GPU the
+clock is the GPU's own, from before a step's first kernel to after its last.
 
 `memory` is the extra peak: each kind of step runs in a process of its own, and the peak of resident
 memory above what the process held before its first step is compared (on a GPU, the peak of
@@ -31,12 +32,15 @@ import numpy as np
 import torch
 
 from fdfed.config import RunPlan
+from fdfed.errors import InvalidInput
 from fdfed.training.device import resolve_device
 from fdfed.training.initialise import initial_network
 from fdfed.training.local_round import make_optimizer
 from fdfed.training.step import step_losses
 
 KINDS = ("seg", "fd")
+WARM_UP = {"cpu": 1, "cuda": 5}
+"""Steps of each kind before the first that counts; on a GPU they load kernels and fill caches."""
 
 
 def steps_of(plan: RunPlan, device: torch.device) -> dict[str, Callable[[], None]]:
@@ -67,17 +71,20 @@ def seconds(step: Callable[[], None], device: torch.device) -> float:
         began = time.process_time()
         step()
         return time.process_time() - began
+    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
-    began = time.perf_counter()
+    began.record()
     step()
+    ended.record()
     torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return began.elapsed_time(ended) / 1e3  # from milliseconds
 
 
 def times(plan: RunPlan, device: torch.device, repeats: int) -> dict[str, list[float]]:
     steps = steps_of(plan, device)
-    for step in steps.values():
-        step()
+    for _ in range(WARM_UP[device.type]):
+        for step in steps.values():
+            step()
     measured: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for turn in range(repeats):
         # The first of a pair finds another cache than the second; so the order alternates.
@@ -90,6 +97,7 @@ def peak_bytes(plan: RunPlan, device: torch.device, kind: str) -> int:
     """Of three steps in this process, above what it holds before them."""
     step = steps_of(plan, device)[kind]
     if device.type == "cuda":
+        torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     else:
@@ -128,13 +136,19 @@ def main() -> None:
     parser.add_argument("--plan", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    device = resolve_device(arguments.device)
+    try:
+        device = resolve_device(arguments.device)
+    except InvalidInput as err:
+        parser.error(str(err))
     if arguments.peak_of:
         print(peak_bytes(RunPlan.from_json(arguments.plan), device, arguments.peak_of))
         return
 
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    print(f"{device.type}, one thread, {os.cpu_count()} processors, load {load}")
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    print(
+        f"{name}, torch {torch.__version__}, one thread, {os.cpu_count()} processors, load {load}"
+    )
     print(f"width {arguments.width}, batch {arguments.batch}, {arguments.repeats} steps of each\n")
     print("network   size    seg ms     fd ms   ratio  spread   memory")
     for network in arguments.networks.split(","):

@@ -12,6 +12,7 @@ from fdfed.errors import InvalidInput
 from fdfed.prototypes import (
     batch_prototypes,
     masked_prototypes,
+    tap_regions,
     unit_vectors,
     unit_vectors_backward,
 )
@@ -87,6 +88,29 @@ def test_dense_small_structures_leave_no_background_after_max_pooling() -> None:
     assert valid.tolist() == [True]
     _, _, valid = masked_prototypes(torch.randn(1, 3, 4, 4), mask)
     assert valid.tolist() == [False]
+
+
+@given(seed=st.integers(0, 2**31), share=st.floats(0.02, 0.6))
+@settings(deadline=None, max_examples=25)
+def test_the_foreground_grows_with_depth_under_max_and_shrinks_under_dual_max(
+    seed: int, share: float
+) -> None:
+    """With one background for both: a cell without any foreground pixel."""
+    rng = torch.Generator().manual_seed(seed)
+    mask = (torch.rand(1, 1, 32, 32, generator=rng) < share).double()
+    shares = {kind: [mask.mean().item()] for kind in ("max", "dual_max")}
+    for side in (16, 8, 4):
+        grown, pure = (
+            tap_regions(mask, torch.Size((side, side)), kind)  # type: ignore[arg-type]
+            for kind in ("max", "dual_max")
+        )
+        assert torch.equal(grown[:, 1], pure[:, 1])
+        assert bool((pure[:, 0] <= grown[:, 0]).all())
+        assert torch.equal(grown.sum(1), torch.ones(1, side * side, dtype=torch.float64))
+        for kind, regions in (("max", grown), ("dual_max", pure)):
+            shares[kind].append(regions[:, 0].mean().item())
+    assert shares["max"] == sorted(shares["max"])
+    assert shares["dual_max"] == sorted(shares["dual_max"], reverse=True)
 
 
 def test_constant_features_have_equal_prototypes_by_mean_and_an_area_cue_by_sum() -> None:

@@ -124,6 +124,20 @@ def test_the_released_exchange_shuffles_both_classes_on_their_own() -> None:
     torch.testing.assert_close(loss, expected)
 
 
+@pytest.mark.parametrize("n", [2, 4, 8])
+def test_the_released_exchange_sets_one_image_in_n_against_itself(n: int) -> None:
+    # F_i = (1 + δ_ic) / 2 and B_i = 1 - F_i on channels c: F_i - B_j = (δ_ic + δ_jc) / 2. Channel c
+    # then has the squared norm 1 if image c meets itself, else 2 · 1/4: the loss is log(2) / 2
+    # times the share of images that meet another.
+    features = (1 + torch.eye(n, dtype=torch.float64)).reshape(n, n, 1, 1) / 2
+    mask, rng = torch.ones(n, 1, 1, 1), torch.Generator().manual_seed(0)
+    draws = [released_exchange(features, mask, generator=rng).item() for _ in range(600)]
+    alone = [1 - 2 * loss / math.log(2) for loss in draws]
+    # The number of fixed points of a permutation has mean and variance 1: a mean over 600 draws
+    # is within 5 / √600 = 0.2 of 1.
+    assert n * sum(alone) / len(alone) == pytest.approx(1, abs=0.2)
+
+
 def test_the_released_exchange_of_one_image_is_a_zero_in_the_graph() -> None:
     features, mask = _batch(4, images=1)
     features.requires_grad_()

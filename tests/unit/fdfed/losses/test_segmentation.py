@@ -50,6 +50,16 @@ def test_perfect_logits_bring_the_loss_to_zero() -> None:
     assert segmentation_loss((2 * mask - 1) * 50, mask).item() < 1e-6
 
 
+def test_probabilities_in_place_of_logits_would_leave_a_floor_that_logits_do_not_have() -> None:
+    # A second sigmoid turns a perfect 1 into 1 / (1 + e⁻¹): cross-entropy log(1 + e⁻¹) = 0.313 on
+    # the foreground, and log 2 on the background, where the first gives 0.
+    mask = torch.tensor([[[[1.0, 0.0]]]])
+    perfect = torch.where(mask > 0, 50.0, -50.0)
+    assert segmentation_loss(perfect, mask).item() == pytest.approx(0.0, abs=1e-6)
+    floor = (math.log(1 + math.exp(-1)) + math.log(2)) / 2
+    assert segmentation_loss(perfect.sigmoid(), mask).item() > floor
+
+
 def test_huge_wrong_logits_give_a_finite_loss_and_gradient() -> None:
     logits = torch.full((1, 1, 4, 4), 1e4, requires_grad=True)
     loss = segmentation_loss(logits, torch.zeros(1, 1, 4, 4))

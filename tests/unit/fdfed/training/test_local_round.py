@@ -176,6 +176,21 @@ def test_a_round_leaves_the_state_it_was_handed_as_it_was(plan_of: PlanOf, image
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_the_optimiser_holds_the_networks_weights_alone(
+    plan_of: PlanOf, images: Any, name: str
+) -> None:
+    """α is none of them, so that neither weight decay nor a gradient moves it within a round."""
+    plan = plan_of(optimizer=name, weight_decay=0.5, loss="fd")
+    network = initial_network(plan)
+    optimizer = make_optimizer(network, plan)
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert [id(p) for p in held] == [id(p) for p in network.parameters()]
+    alpha = np.full(9, 0.25)
+    train_round_(network, images(), request_of(plan, alpha=alpha))
+    assert alpha.tolist() == [0.25] * 9
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_an_optimiser_comes_back_as_it_was_dumped(plan_of: PlanOf, images: Any, name: str) -> None:
     plan = plan_of(optimizer=name)
     _, outcome = trained(plan, images())

@@ -97,6 +97,28 @@ def test_the_surrogate_has_the_gradient_of_the_cotangents_times_alpha_and_scale(
         torch.testing.assert_close(got[name] - plain[name], expected, rtol=1e-9, atol=1e-9)
 
 
+def test_a_gradient_scaler_scales_the_cross_site_term_along_with_the_others(
+    plan_of: PlanOf, images: Any, scripted: Any, reply: Any
+) -> None:
+    """As fp16 needs it: scaled for the backward pass, and the same gradient after unscaling."""
+    plan, batch = plan_of(norm="group"), images().training_batch(0)
+    _, expected = losses_of(plan, batch, np.ones(9), scripted(lambda f: reply(f, 0.1)))
+    _, without = losses_of(plan, batch, np.ones(9))
+    network = initial_network(plan).train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    exchange = scripted(lambda f: reply(f, 0.1))
+    remote = RemoteTerm(exchange=exchange, key=KEY, scale=1.0, patients=("one", "other"))
+    losses = step_losses(network, *batch, plan=plan, alpha=np.ones(9), remote=remote)
+    scaler.scale(losses.objective).backward()
+    scaled = {name: p.grad.clone() for name, p in network.named_parameters()}
+    scaler.unscale_(optimizer)
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(scaled[name], 1024 * parameter.grad)
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-5)
+    assert any(not torch.allclose(expected[name], without[name]) for name in without)
+
+
 def test_a_tap_without_weight_is_measured_and_never_differentiated(
     plan: RunPlan, batch: Any, scripted: Any, reply: Any
 ) -> None:
