@@ -75,6 +75,9 @@ class Black:
     def training_batch(self, global_step: int) -> tuple[Tensor, Tensor]:
         return torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
 
+    def training_patients(self, global_step: int) -> tuple[str, ...]:
+        return ("one",)
+
 
 @pytest.mark.parametrize(("strategy", "expected"), [("fedprox", 0.83), ("fedavg", 0.81)])
 def test_the_proximal_gradient_is_that_worked_by_hand(
