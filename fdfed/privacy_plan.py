@@ -67,12 +67,12 @@ class PrivacyPlan(_Frozen):
 
     def summary(self) -> str:
         """What is protected, in a line for a log; speaks of no run's ε."""
-        protected = "weights" if self.weights != "unprotected" else ""
-        released = "prototypes, once a round" if self.prototypes is not None else ""
-        bare = "" if protected else "; WEIGHTS LEAVE WITHOUT NOISE and are not in ε"
+        parts = ["weights"] if self.weights != "unprotected" else []
+        parts += ["prototypes (once a round)"] if self.prototypes is not None else []
+        bare = "; WEIGHTS LEAVE WITHOUT NOISE and are not in ε" if "weights" not in parts else ""
         return (
-            f"differential privacy of {' and '.join(p for p in (protected, released) if p)}{bare}; "
-            "exactness is off, and the run does not repeat bit for bit"
+            f"differential privacy of {' and '.join(parts)}{bare}; exactness is off, and the run "
+            "does not repeat bit for bit"
         )
 
     def problems(self, plan: RunPlan) -> Iterator[str]:

@@ -40,12 +40,13 @@ def _network(plan: RunPlan) -> str:
 def _leaves(plan: RunPlan) -> str:
     if plan.strategy == "local":
         return "no weights; losses and scores as means"
-    rounds = plan.rounds - plan.phase_1_rounds
-    prototypes = ""
-    if plan.swaps_batches:
-        prototypes = f", and prototypes of up to {rounds * plan.steps_per_round} batches"
-    elif plan.effective_loss == "fd+exch":
-        prototypes = f", and noisy prototypes of up to {rounds} rounds"
+    if plan.privacy is not None:
+        noisy = ", and noisy mean prototypes once a round" if plan.privacy.prototypes else ""
+        return f"weights and scores of {plan.rounds} rounds{noisy}; no loss, never an image or mask"
+    frames = (plan.rounds - plan.phase_1_rounds) * plan.steps_per_round
+    prototypes = (
+        f", and prototypes of up to {frames} batches" if plan.effective_loss == "fd+exch" else ""
+    )
     return f"weights, losses and scores of {plan.rounds} rounds{prototypes}; never an image or mask"
 
 
@@ -58,8 +59,8 @@ def _aggregation(plan: RunPlan) -> str:
 def _exchange(plan: RunPlan) -> str:
     if plan.effective_loss != "fd+exch":
         return "none: no prototype leaves"
-    if not plan.swaps_batches:
-        return "once a round, inside the reply, under the noise of [run.privacy]"
+    if plan.privacy is not None:
+        return "none per batch: prototypes leave once a round, noisy, readable by the coordinator"
     rules = plan.exchange
     return (
         f"mean features of each batch, {_BLINDING[rules.blinding]}; of at least "
@@ -71,4 +72,7 @@ def _exchange(plan: RunPlan) -> str:
 def _privacy(plan: RunPlan) -> str:
     if plan.privacy is None:
         return "no differential privacy: there is no bound on what the weights tell"
-    return f"ε of at most {plan.privacy.epsilon:g} a {plan.privacy.unit}; {plan.privacy.summary()}"
+    return (
+        f"ε of at most {plan.privacy.epsilon:g} a {plan.privacy.unit}, over all runs of this site, "
+        f"at δ {plan.privacy.delta}; {plan.privacy.summary()}"
+    )

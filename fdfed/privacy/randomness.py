@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -20,6 +20,7 @@ _SUMMED: Final = 4
 """Gaussians that are added to make one."""
 
 
+@runtime_checkable
 class Randomness(Protocol):
     """Where a site's privacy takes its draws from."""
 

@@ -77,7 +77,7 @@ def image_losses(
 
 
 def _discrepancies(
-    features: Float[Tensor, "batch channels height width"],
+    features: Float[Tensor, "batch channels tap_height tap_width"],
     mask: Float[Tensor, "batch 1 height width"],
     plan: RunPlan,
 ) -> Float[Tensor, " batch"]:

@@ -72,7 +72,7 @@ def test_what_a_site_has_spent_travels_with_its_scores(privacy: SitePrivacy | No
         {"delta": 0.0},
         {"delta": 1.0},
         {"units": 0},
-        {"unit": "hospital"},
+        pytest.param({"unit": "hospital"}, marks=pytest.mark.bad_input),
     ],
 )
 def test_an_impossible_epsilon_is_refused(changes: dict[str, Any]) -> None:

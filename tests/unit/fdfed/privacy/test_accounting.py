@@ -28,13 +28,13 @@ TABLE = {
 def test_epsilon_is_that_of_the_table(cohort: tuple[int, int, int], row: dict[int, float]) -> None:
     units, batch, steps = cohort
     for sigma, expected in row.items():
-        release = Release(noise_multiplier=sigma, sample_rate=batch / units, steps=steps)
+        release = Release(noise_multiplier=float(sigma), sample_rate=batch / units, steps=steps)
         found = epsilon_of([release], delta=derived_delta(units))
         # Three digits, or two decimals, as printed.
         assert round(found, 1 if expected > 10 else 2) == expected
 
 
-@pytest.mark.parametrize(("sigma", "expected"), [(4, 11.3), (16, 2.0), (64, 0.4)])
+@pytest.mark.parametrize(("sigma", "expected"), [(4.0, 11.3), (16.0, 2.0), (64.0, 0.4)])
 def test_a_hundred_releases_of_everybody_cost_what_the_table_says(
     sigma: float, expected: float
 ) -> None:
