@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
-import signal
 from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from typing import Final
 
 from cryptography import x509
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fdfed import console
 from fdfed.config import RunPlan
 from fdfed.errors import InvalidInput
 from fdfed.evaluation.results import RunResults
 from fdfed.exchange import HpkePrivateKey
-from fdfed.metrics import process_registry, serving
 from fdfed.plan_signature import read_plan_key, sign_plan
 from fdfed.roster import Roster
 from fdfed.roster_keeper import RosterKeeper
 from fdfed.state_lock import only_process
 from fdfed_server.config import FederationConfig, ServerConfig
-from fdfed_server.console import Board, coordinator_console
 from fdfed_server.enrolment_desk import read_invited
 from fdfed_server.exchange_service import ExchangeService
 from fdfed_server.flower import (
@@ -37,16 +32,14 @@ from fdfed_server.flower import (
 )
 from fdfed_server.hub import ExchangeHub
 from fdfed_server.membership import Membership
-from fdfed_server.metrics import HubCollector, RunMetrics
 from fdfed_server.observer import Observer, Several
 from fdfed_server.outputs import results_of, write_run
 from fdfed_server.roster_carrier import RosterCarrier
 from fdfed_server.rounds import RoundLoop, RunOutcome
-from fdfed_server.run_control import RunControl
 from fdfed_server.run_state import resume, save_state
 from fdfed_server.secret_relay import SecretRelay
-from fdfed_server.status import StatusWriter
 from fdfed_server.strategy import Strategy
+from fdfed_server.watching import watched
 
 log = logging.getLogger(__name__)
 
@@ -104,41 +97,16 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
         service = _exchange_service(server, hub, plan, hpke_key, membership)
         service.start()
         stack.callback(service.stop, grace=0.2)
-        status = stack.enter_context(
-            StatusWriter(
-                server.state, lambda: sorted(service.connected), notices=membership.notices
-            )
+        watchers = stack.enter_context(
+            watched(server, state, hub=hub, service=service, membership=membership)
         )
-        registry = process_registry()
-        registry.register(
-            HubCollector(hub.snapshot, sites=plan.sites, online=lambda: service.connected)
-        )
-        metrics = RunMetrics(registry)
-        stack.enter_context(
-            serving(
-                registry,
-                address=server.metrics_bind,
-                port=server.metrics_port,
-                setting="metrics_port in [server]",
-            )
-        )
-        control = RunControl(lambda: os.kill(os.getpid(), signal.SIGINT))
-        board = Board(
-            plan,
-            run_id=state.run_id,
-            history=state.history,
-            hub=hub.snapshot,
-            online=lambda: service.connected,
-            paused=lambda: control.paused,
-        )
-        stack.enter_context(_console(server, board, control))
         blinded = plan.exchange.blinding == "on"
         loop = RoundLoop(
             strategy,
             hub,
             folder=folder,
-            observer=Several((status, metrics, board, *observers)),
-            control=control,
+            observer=Several((watchers.observer, *observers)),
+            control=watchers.control,
             secrets=SecretRelay(min_sites=plan.exchange.min_sites) if blinded else None,
             rosters=RosterCarrier(lambda: membership.signed),
         )
@@ -162,19 +130,6 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
         if outcome[0].stopped is not None:
             raise outcome[0].stopped
         return results
-
-
-def _console(
-    server: ServerConfig, board: Board, control: RunControl
-) -> AbstractContextManager[None]:
-    access = console.Access(server.state / "console")
-    app = coordinator_console(board, access=access, control=control, hosts=server.console_hosts)
-    return console.serving(
-        app,
-        address=server.console_bind,
-        port=server.console_port,
-        setting="console_port in [server]",
-    )
 
 
 def _membership(server: ServerConfig) -> Membership:

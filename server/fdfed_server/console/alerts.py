@@ -12,6 +12,7 @@ Severity = Literal["serious", "warning"]
 
 DICE_DROP: Final = 0.05
 """A site's Dice this far below its own best is worth a look."""
+BUDGET_SHARE: Final = 0.9
 _DICE_ROUNDS: Final = 3
 """... in so many scored rounds, one after the other: one round's dip is noise."""
 
@@ -33,6 +34,8 @@ def alerts(
     refused: int,
     idle_seconds: float,
     round_deadline_seconds: float,
+    certificate_notices: Sequence[str],
+    budget: float | None,
 ) -> list[Alert]:
     """The findings, the serious ones first.
 
@@ -42,6 +45,8 @@ def alerts(
         refused: frames and streams that the hub refused since it started.
         idle_seconds: since the round loop last did anything.
         round_deadline_seconds: of the plan; a round that is older has gone wrong.
+        certificate_notices: sentences about certificates that end soon.
+        budget: ε of the plan; None without differential privacy.
     """
     found = [
         *_absent(missing, lost),
@@ -49,6 +54,8 @@ def alerts(
         *_left_out(rounds),
         *_falling(rounds, sites),
         *_refused(refused),
+        *(Alert("warning", notice) for notice in certificate_notices),
+        *_nearly_spent(rounds, budget),
     ]
     return sorted(found, key=lambda alert: alert.severity != "serious")
 
@@ -101,3 +108,13 @@ def _refused(count: int) -> Iterator[Alert]:
         yield Alert(
             "warning", f"the hub has refused {count} frame(s) or stream(s); the table says why"
         )
+
+
+def _nearly_spent(rounds: Sequence[RoundRecord], budget: float | None) -> Iterator[Alert]:
+    for site, entry in rounds[-1].sites.items() if rounds and budget else ():
+        if budget and entry.privacy is not None and entry.privacy.epsilon > BUDGET_SHARE * budget:
+            yield Alert(
+                "warning",
+                f"{site} has spent ε = {entry.privacy.epsilon:.2f} of {budget:g}; it stops "
+                "training before it would spend more",
+            )

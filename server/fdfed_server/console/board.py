@@ -6,12 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from fdfed import __version__
 from fdfed.config import RunPlan
 from fdfed.evaluation.results import RoundRecord
 from fdfed.evaluation.results_files import without_nan
+from fdfed.expiry import expiry_notices
 from fdfed.wire import EvaluateResult, Prepared
 from fdfed_server.console.alerts import Alert, alerts
 from fdfed_server.hub import HubSnapshot
@@ -26,6 +28,8 @@ class Board(Observer):
         run_id: of the run.
         hub: the exchange's counters now.
         online: sites whose stream is open now.
+        roster_version: of the roster in force now.
+        certificate_ends: until when each certificate is valid, by what it is.
         paused: whether an operator has paused the run.
         clock: seconds since the epoch.
     """
@@ -38,6 +42,8 @@ class Board(Observer):
         history: Sequence[RoundRecord],
         hub: Callable[[], HubSnapshot],
         online: Callable[[], Collection[str]],
+        roster_version: Callable[[], int] = lambda: 1,
+        certificate_ends: Callable[[], Mapping[str, datetime]] = dict,
         paused: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -45,6 +51,8 @@ class Board(Observer):
         self._run_id = run_id
         self._hub = hub
         self._online = online
+        self._roster_version = roster_version
+        self._certificate_ends = certificate_ends
         self._paused = paused
         self._clock = clock
         self._lock = threading.Lock()
@@ -139,6 +147,7 @@ class Board(Observer):
             "exchange": _exchange(hub),
             "alerts": [asdict(alert) for alert in found],
             "plan": self._plan.model_dump(mode="json"),
+            "roster": self._members(),
         }
         clean: dict[str, Any] = without_nan(document)
         return clean
@@ -166,6 +175,13 @@ class Board(Observer):
             "dice": rounds[-1].mean_val_dice if rounds else None,
         }
 
+    def _members(self) -> dict[str, Any]:
+        ends = self._certificate_ends()
+        return {
+            "version": self._roster_version(),
+            "certificates": {what: end.isoformat() for what, end in ends.items()},
+        }
+
     def _alerts(
         self,
         rounds: Sequence[RoundRecord],
@@ -184,6 +200,8 @@ class Board(Observer):
             refused=sum(hub.refused.values()),
             idle_seconds=0.0 if self._paused() else self._clock() - changed_at,
             round_deadline_seconds=self._plan.round_deadline_seconds,
+            certificate_notices=expiry_notices(self._certificate_ends()),
+            budget=self._plan.privacy.epsilon if self._plan.privacy else None,
         )
 
     def _note(

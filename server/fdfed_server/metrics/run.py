@@ -90,6 +90,12 @@ class RunMetrics(Observer):
             "Updates left out of a complete round, or missing in it.",
             "site",
         )
+        self._budget = gauge(
+            "privacy_epsilon_budget", "ε at which a site stops training; none without privacy."
+        )
+        self._spent = gauge(
+            "site_privacy_epsilon", "ε that the site's ledger says is spent.", "site"
+        )
         self._test = gauge("site_test_dice", "Mean test Dice of the final model.", "site")
 
     def run_started(self, plan: RunPlan, completed_rounds: int) -> None:
@@ -106,6 +112,8 @@ class RunMetrics(Observer):
         self._planned.set(plan.rounds)
         self._completed.set(completed_rounds)
         self._phase.set(plan.phase(min(completed_rounds + 1, plan.rounds)))
+        # NaN, not 0, without differential privacy: no ε is claimed then, not even none.
+        self._budget.set(plan.privacy.epsilon if plan.privacy else float("nan"))
         for direction in ("up", "down"):
             self._bytes.labels(direction)
         for site in plan.sites:
@@ -154,6 +162,8 @@ class RunMetrics(Observer):
             self._overhead.set(max(0.0, record.seconds - slowest))
 
     def _site(self, site: str, server_round: int, entry: SiteRound) -> None:
+        if entry.privacy is not None:
+            self._spent.labels(site).set(entry.privacy.epsilon)
         if entry.refused is None:
             self._site_round.labels(site).set(server_round)
         else:

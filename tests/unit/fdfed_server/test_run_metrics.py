@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ from prometheus_client import CollectorRegistry
 
 from fdfed.config import RunPlan
 from fdfed.evaluation.metrics import Aggregate
-from fdfed.evaluation.results import RoundRecord, SiteRound, TapLoss, Traffic
+from fdfed.evaluation.results import RoundRecord, SitePrivacy, SiteRound, TapLoss, Traffic
 from fdfed.exchange import ExchangeCode, FrameRefused, PrototypeFrame, StepKey, TapLayout
 from fdfed.metrics import table
+from fdfed.roster import Roster
 from fdfed.wire import EvaluateResult, Prepared
 from fdfed_server.hub import ExchangeHub
-from fdfed_server.metrics import HubCollector, RunMetrics
+from fdfed_server.metrics import HubCollector, RosterCollector, RunMetrics
 from fdfed_server.terms import cross_site_terms
 
 PLAN = RunPlan(sites=("tnbc", "monuseg"), rounds=4, phantoms=True)
@@ -125,7 +127,8 @@ def test_the_page_lists_every_metric_with_its_labels(registry: CollectorRegistry
             version="1",
         )
     )
-    metrics.round_finished(record(1, tnbc=SiteRound()))
+    privacy = SitePrivacy(epsilon=1.0, delta=0.01, unit="image", units=30)
+    metrics.round_finished(record(1, tnbc=SiteRound(privacy=privacy)))
     scores = Aggregate(n=10, n_empty=0, mean=0.81, sd=0.1, q25=0.7, median=0.8, q75=0.9)
     seen = EvaluateResult(run_id="r", server_round=4, part="test", dice=scores, iou=scores)
     metrics.test_finished({"tnbc": seen})
@@ -133,8 +136,37 @@ def test_the_page_lists_every_metric_with_its_labels(registry: CollectorRegistry
     snapshot = replace(hub.snapshot(), latest_terms={"Bot": 1.0})
     hub.close()
     registry.register(HubCollector(lambda: snapshot, sites=PLAN.sites, online=set))
+    registry.register(roster_collector())
     page = (Path(__file__).parents[3] / "docs" / "METRICS.md").read_text(encoding="utf-8")
     assert table(registry) in page
+
+
+def test_the_roster_in_force_says_until_when_certificates_are_valid(
+    registry: CollectorRegistry,
+) -> None:
+    registry.register(roster_collector())
+    assert value(registry, "roster_version") == 7
+    what = "the certificate of tnbc"
+    expiry = value(registry, "certificate_expiry_timestamp_seconds", certificate=what)
+    assert expiry == datetime(2030, 1, 1, tzinfo=UTC).timestamp()
+
+
+def test_an_epsilon_is_shown_only_where_one_is_claimed(registry: CollectorRegistry) -> None:
+    metrics = RunMetrics(registry)
+    metrics.run_started(PLAN, 0)
+    metrics.round_finished(record(1, tnbc=SiteRound()))
+    budget = value(registry, "privacy_epsilon_budget")
+    assert budget is not None
+    assert math.isnan(budget)
+    assert value(registry, "site_privacy_epsilon", site="tnbc") is None
+    privacy = SitePrivacy(epsilon=2.5, delta=0.01, unit="image", units=30)
+    metrics.round_finished(record(2, tnbc=SiteRound(privacy=privacy)))
+    assert value(registry, "site_privacy_epsilon", site="tnbc") == 2.5
+
+
+def roster_collector() -> RosterCollector:
+    ends = {"the certificate of tnbc": datetime(2030, 1, 1, tzinfo=UTC)}
+    return RosterCollector(lambda: Roster(version=7), certificate_ends=lambda: ends)
 
 
 def test_the_hub_s_counters_are_read_when_somebody_looks(registry: CollectorRegistry) -> None:

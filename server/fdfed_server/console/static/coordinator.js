@@ -11,7 +11,7 @@ let state = null;
 
 function show(now) {
   state = now;
-  const { run, sites, rounds, exchange, alerts, plan } = now;
+  const { run, sites, rounds, exchange, alerts } = now;
   document.title = `${run.completed}/${run.rounds} – fdfed coordinator`;
   by("phantoms").hidden = !run.phantoms;
   by("alerts").replaceChildren(
@@ -35,7 +35,7 @@ function show(now) {
   showCharts(sites, rounds, run);
   showPairs(sites, rounds);
   showExchange(exchange);
-  showPlan(run, plan);
+  showPlan(now);
 }
 
 function showSites(sites, rounds) {
@@ -127,11 +127,20 @@ function showExchange(exchange) {
   ]);
 }
 
-function showPlan(run, plan) {
+function showPlan({ run, plan, roster, sites }) {
+  const until = Object.entries(roster.certificates)
+    .map(([site, end]) => `${site} ${end.slice(0, 10)}`).join(", ");
+  const spent = sites.filter((s) => s.privacy)
+    .map((s) => `${s.name} ${number(s.privacy.epsilon)}`).join(", ");
   const rows = {
     run: run.id, strategy: run.strategy, loss: run.loss, network: `${run.network}, width ${plan.width ?? "published"}`,
     rounds: `${plan.rounds} of ${plan.steps_per_round} steps, the first ${run.phase_1_rounds} without the discrepancy terms`,
-    blinding: plan.exchange.blinding, "least images behind a score": plan.min_count,
+    blinding: plan.exchange.blinding, "aggregation of the weights": plan.aggregation,
+    "differential privacy": plan.privacy
+      ? `at most ε = ${plan.privacy.epsilon} at each site; spent: ${spent || "nothing yet"}`
+      : "none, and no ε is claimed",
+    "roster of the consortium": `version ${roster.version}`,
+    "certificates valid until": until || NOTHING, "least images behind a score": plan.min_count,
     "SHA-256 of the plan": run.plan_digest,
   };
   by("plan").replaceChildren(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fdfed.evaluation.results import RoundRecord, SiteRound
+from fdfed.evaluation.results import RoundRecord, SitePrivacy, SiteRound
 from fdfed_server.console.alerts import alerts
 
 QUIET: dict[str, Any] = {
@@ -15,6 +15,8 @@ QUIET: dict[str, Any] = {
     "refused": 0,
     "idle_seconds": 1.0,
     "round_deadline_seconds": 3600.0,
+    "certificate_notices": (),
+    "budget": None,
 }
 
 
@@ -55,3 +57,18 @@ def test_a_dice_that_stays_below_its_best_is_named_and_a_dip_is_not() -> None:
     assert texts(rounds(0.80, 0.76, 0.70, 0.73)) == []
     assert texts(rounds(0.80, 0.70, 0.73)) == []
     assert texts(rounds(0.80, None, 0.70, 0.73)) == []
+
+
+def test_a_certificate_that_ends_soon_is_named() -> None:
+    assert texts(certificate_notices=("it ends on Monday",)) == ["it ends on Monday"]
+
+
+def test_a_budget_is_announced_when_nine_tenths_are_spent() -> None:
+    def spent(epsilon: float) -> Sequence[RoundRecord]:
+        privacy = SitePrivacy(epsilon=epsilon, delta=0.01, unit="patient", units=30)
+        return [RoundRecord(round=1, phase=1, sites={"tnbc": SiteRound(privacy=privacy)})]
+
+    assert texts(spent(7.1), budget=8.0) == []
+    (alert,) = texts(spent(7.3), budget=8.0)
+    assert "spent ε = 7.30 of 8" in alert
+    assert texts(spent(7.3)) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +31,15 @@ class Console:
         self.control = RunControl(self._stop)
         self.hub = ExchangeHub(cross_site_terms)
         self.online: set[str] = set()
+        self.certificate_ends: dict[str, datetime] = {}
         self.board = Board(
             PLAN,
             run_id="r1",
             history=(),
             hub=self.hub.snapshot,
             online=lambda: self.online,
+            roster_version=lambda: 3,
+            certificate_ends=lambda: self.certificate_ends,
             paused=lambda: self.control.paused,
         )
         self.access = Access(folder)
@@ -179,3 +183,13 @@ def test_a_stream_that_was_open_and_is_closed_is_an_alert(console: Console) -> N
     assert console.board.version > first
     (alert,) = console.board.snapshot()["alerts"]
     assert "stream of tnbc is closed" in alert["text"]
+
+
+def test_the_roster_and_a_certificate_that_ends_soon_are_shown(console: Console) -> None:
+    assert console.board.snapshot()["roster"] == {"version": 3, "certificates": {}}
+    soon = datetime.now(UTC) + timedelta(days=5)
+    console.certificate_ends = {"the certificate of tnbc": soon}
+    shown = console.board.snapshot()
+    assert shown["roster"]["certificates"] == {"the certificate of tnbc": soon.isoformat()}
+    (alert,) = shown["alerts"]
+    assert "the certificate of tnbc" in alert["text"]

@@ -1,0 +1,90 @@
+"""Who watches a coordinator: the status file, its Prometheus metrics, and its console."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from fdfed import console
+from fdfed.metrics import process_registry, serving
+from fdfed_server.config import ServerConfig
+from fdfed_server.console import Board, coordinator_console
+from fdfed_server.exchange_service import ExchangeService
+from fdfed_server.hub import ExchangeHub
+from fdfed_server.membership import Membership
+from fdfed_server.metrics import HubCollector, RosterCollector, RunMetrics
+from fdfed_server.observer import Observer, Several
+from fdfed_server.run_control import RunControl
+from fdfed_server.run_state import RunState
+from fdfed_server.status import StatusWriter
+
+_TABLE: Final = "in [server]"
+
+
+@dataclass(frozen=True, slots=True)
+class Watchers:
+    """What the round loop tells, and what an operator tells it."""
+
+    observer: Observer
+    control: RunControl
+
+
+@contextmanager
+def watched(
+    server: ServerConfig,
+    state: RunState,
+    *,
+    hub: ExchangeHub,
+    service: ExchangeService,
+    membership: Membership,
+) -> Iterator[Watchers]:
+    """Serves metrics and console, and keeps the status file, for the time of the context."""
+    plan, registry = state.plan, process_registry()
+    registry.register(
+        HubCollector(hub.snapshot, sites=plan.sites, online=lambda: service.connected)
+    )
+    registry.register(
+        RosterCollector(
+            lambda: membership.roster, certificate_ends=lambda: membership.certificate_ends
+        )
+    )
+    metrics = RunMetrics(registry)
+    control = RunControl(lambda: os.kill(os.getpid(), signal.SIGINT))
+    board = Board(
+        plan,
+        run_id=state.run_id,
+        history=state.history,
+        hub=hub.snapshot,
+        online=lambda: service.connected,
+        roster_version=lambda: membership.roster.version,
+        certificate_ends=lambda: membership.certificate_ends,
+        paused=lambda: control.paused,
+    )
+    app = coordinator_console(
+        board,
+        access=console.Access(server.state / "console"),
+        control=control,
+        hosts=server.console_hosts,
+    )
+    with (
+        StatusWriter(
+            server.state, lambda: sorted(service.connected), notices=membership.notices
+        ) as status,
+        serving(
+            registry,
+            address=server.metrics_bind,
+            port=server.metrics_port,
+            setting=f"metrics_port {_TABLE}",
+        ),
+        console.serving(
+            app,
+            address=server.console_bind,
+            port=server.console_port,
+            setting=f"console_port {_TABLE}",
+        ),
+    ):
+        yield Watchers(Several((status, metrics, board)), control)
