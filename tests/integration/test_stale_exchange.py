@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -129,6 +130,13 @@ def _frame(site: str, step: int) -> PrototypeFrame:
     return PrototypeFrame(key, rng.normal(size=LAYOUT.size), np.ones(2, np.bool_))
 
 
+def _until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds} s in vain"
+        time.sleep(0.01)
+
+
 def test_a_site_goes_on_with_late_replies_and_waits_only_at_the_bound(
     hub: HeldHub, stream: Callable[..., ExchangeStream]
 ) -> None:
@@ -216,6 +224,7 @@ def test_more_frames_than_the_round_allows_are_refused_in_order_and_the_stream_l
     served = [exchange.swap(_frame("ad", step)) for step in range(1, 5)]
     assert [reply is not None and reply.key.step for reply in served] == [0] * 4
     # Steps 3 and 4 are refused at once, but their refusals come behind the answers of 1 and 2.
+    _until(lambda: hub.snapshot().refused == {ExchangeCode.WRONG_STEP: 2})
     for step in (1, 2, 3):
         assert peer.swap(_frame("tnbc", step)) is not None
     last = exchange.swap(_frame("ad", 5))

@@ -128,7 +128,7 @@ def test_no_modelled_reply_is_older_than_the_bound_and_a_higher_bound_never_wait
 
 @given(delay=st.integers(0, 40), steps=st.integers(1, 40))
 def test_in_lockstep_every_step_waits_for_its_own_reply(delay: int, steps: int) -> None:
-    clock = ModelledDelay(delay_steps=delay, max_staleness=0)
+    clock = ModelledDelay(delay_steps=float(delay), max_staleness=0)
     assert [clock.next_age() for _ in range(steps)] == [0] * steps
     assert clock.waited == delay * steps
 
