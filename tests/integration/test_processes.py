@@ -174,6 +174,7 @@ def test_separate_processes_over_tls_end_and_equal_the_simulation_bit_for_bit(
         first = deployment.log(name).splitlines()[0]
         assert "layers: mutual TLS; prototypes are sealed (mlkem768-x25519)" in first, first
     assert "per_image" not in results
+    assert verify(deployment.state).findings == []
     for site in SITES:
         deployment.await_log(site, "evaluate message answered")
         local = list((deployment.folder / "sites" / site / "state" / "local").glob("*/images.csv"))
