@@ -233,6 +233,8 @@ class RoundLoop:
         for reply in replies:
             self._observer.site_answered(reply.site, server_round, reply.failure)
             yield reply
+            # Else it is in memory still while the next one arrives.
+            del reply
 
     def _evaluate(
         self,

@@ -214,6 +214,8 @@ class Strategy:
             accepted.bytes_up += _nbytes(result.weights)
             # The weights are in the sum; keeping them would make memory grow with the sites.
             accepted.results[reply.site] = replace(result, weights={})
+            # Else this reply is in memory still while the next one arrives.
+            del reply, result
         quorum = self.quorum
         if len(accepted.results) < quorum:
             reasons = "; ".join(f"{site}: {why}" for site, why in accepted.refused.items())
@@ -244,6 +246,7 @@ class Strategy:
                 refused[reply.site] = str(err)
                 continue
             accepted[reply.site] = replace(result, values=_NOTHING)
+            del reply, result
         lacking = [
             f"{site}: {refused.get(site, 'no reply')}" for site in examples.keys() - accepted
         ]
