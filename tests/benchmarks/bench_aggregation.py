@@ -8,7 +8,8 @@ parameter plain and 8 masked; the masks are real ones of all sites and cancel. T
 work is `Strategy.aggregate_train`, from the records as they have arrived to the new model, one
 reply after the other. Both kinds run in processes of their own.
 
-`seconds` is wall time less that in which the next reply is read from disk, the best of the repeats.
+`seconds` is processor time less that in which the next reply is read from disk, the best of the
+repeats; other programs on the machine lengthen it less than wall time.
 `peak` is that of resident memory above what the process held before the first reply came (the
 global model among it), the arriving reply included; in models of 4 bytes a parameter, and in
 updates as they travel. `site` is what masking takes a site beyond packing: rounding, and the
@@ -97,11 +98,11 @@ def records(
         measures = Measures(
             loss_seg=1.0, alpha=np.zeros(taps), fd=unknown, exch=unknown, total=unknown
         )
-        began = time.perf_counter()
+        began = time.process_time()
         layout = ContributionLayout.of(weights, taps=taps)
         values = layout.contribution(weights, measures, num_examples=EXAMPLES)
         keys[site].masks(announced, inputs=b"")[0].add_(values)
-        seconds = time.perf_counter() - began
+        seconds = time.process_time() - began
         yield site, MaskedResult(**common, values=values).to_record(), seconds
 
 
@@ -125,7 +126,7 @@ class Stored:
 
     def replies(self) -> Iterator[SiteReply]:
         for site, small in self._small.items():
-            began = time.perf_counter()
+            began = time.process_time()
             where, array = self._arrays[site]
             part, name = where.split()
             full = Array(array.dtype, array.shape, array.stype, (self.folder / site).read_bytes())
@@ -133,7 +134,7 @@ class Stored:
             del full
             reply = SiteReply(site=site, record=record)
             del record
-            self.reading += time.perf_counter() - began
+            self.reading += time.process_time() - began
             yield reply
             del reply
 
@@ -160,9 +161,9 @@ def measure(kind: str, arguments: argparse.Namespace) -> dict[str, float]:
     for _ in range(arguments.repeats):
         # Linux: the high-water mark begins anew.
         Path("/proc/self/clear_refs").write_text("5")
-        before, stored.reading, began = resident(), 0.0, time.perf_counter()
+        before, stored.reading, began = resident(), 0.0, time.process_time()
         trained = strategy.aggregate_train(state, 1, 1, examples, stored.replies())
-        best = min(best, time.perf_counter() - began - stored.reading)
+        best = min(best, time.process_time() - began - stored.reading)
         peak = max(peak, high_water() - before)
         assert len(trained.accepted) == len(plan.sites)
         del trained
