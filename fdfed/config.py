@@ -291,11 +291,6 @@ class RunPlan(Frozen):
                 f"strategy = {self.strategy} sends no weights, so aggregation = "
                 f"{self.aggregation} has nothing to protect; use aggregation = plain"
             )
-        if self.privacy is not None:
-            raise ValueError(
-                f"aggregation = {self.aggregation} has no place yet for what a site releases under "
-                "[run.privacy]; use aggregation = plain, or remove [run.privacy]"
-            )
         if len(self.sites) == 1:
             raise ValueError(
                 f"aggregation = {self.aggregation} with the one site {self.sites[0]}: the sum is "

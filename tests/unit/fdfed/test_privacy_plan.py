@@ -76,7 +76,6 @@ def test_neither_noise_nor_norm_nor_dimensions_have_a_default(table: str) -> Non
         ({"loss": "deeps"}, "loss = deeps couples the images of a batch"),
         ({"exchange": {"required": True}}, "prototypes leave once a round here"),
         ({"loss": "seg"}, r"loss = seg releases no prototypes; remove \[run.privacy.prototypes\]"),
-        ({"aggregation": "masked"}, "aggregation = masked has no place yet"),
         ({"privacy": without("prototypes")}, "loss = fd\\+exch releases prototypes"),
         ({"privacy": without("prototypes", weights="unprotected"), "loss": "fd"}, "nothing"),
         ({"privacy": PRIVACY | {"delta": 0.0}}, "no probability"),
