@@ -248,13 +248,14 @@ MASKED = RUN | {"sites": list(THREE), "rounds": 2, "aggregation": "masked"}
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_masked_processes_end_and_equal_the_simulation_bit_for_bit(tmp_path: Path) -> None:
     """The sum is exact, so that other keys, and the order of arrival, change no bit of it."""
     deployment = deployed(tmp_path / "federation", THREE, MASKED, data=None)
     try:
         for name in ("server", *THREE):
             deployment.start(name)
-        assert deployment.await_end("server") == 0, deployment.log("server")
+        assert deployment.await_end("server", 400) == 0, deployment.log("server")
         assert "weights: masked, this process reads their sum alone" in deployment.log("server")
         for site in THREE:
             assert "weights: masked if the plan is, among 3 sites" in deployment.log(site)
