@@ -41,7 +41,9 @@ from fdfed_server.roster_carrier import RosterCarrier
 from fdfed_server.run_control import RunControl
 from fdfed_server.run_state import GlobalModel, RunState, save_state
 from fdfed_server.secret_relay import SecretRelay, asking_over
-from fdfed_server.strategy import SiteReply, Strategy, TrainedRound
+from fdfed_server.site_reply import SiteReply
+from fdfed_server.strategy import Strategy
+from fdfed_server.trained_round import TrainedRound
 
 log = logging.getLogger(__name__)
 
