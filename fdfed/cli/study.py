@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,9 +13,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fdfed.studies.catalogue import Study
-
-Name = Literal["defaults", "staleness"]
+Name = Literal["defaults", "staleness", "privacy"]
 
 _SECONDS_PER_HOUR = 3600.0
 
@@ -44,19 +43,33 @@ def study(
     """Run a study from where it stopped, then write the tables and figures of all that is done.
 
     Leaves OUT/trials/, OUT/<study>.csv, figures and study.json. Ctrl-C loses nothing: a trial that
-    is cut goes on after its last complete round.
+    is cut goes on after its last complete round. `privacy` has jobs in place of trials, in one
+    process; a job that is cut begins anew.
     """
     # Slow to import; --help must not wait for them.
     from rich.console import Console
 
+    from fdfed.cli.study_privacy import attack
     from fdfed.cli.study_progress import StudyBars
     from fdfed.studies import load_results, run_agenda
     from fdfed.studies.catalogue import STUDIES
 
-    console, chosen = Console(), STUDIES[name]
+    console = Console()
+    if name == "privacy":
+        attack(
+            console,
+            data=None if report_only else data,
+            out=out,
+            stop_after_seconds=budget_hours * _SECONDS_PER_HOUR,
+            workers=workers,
+            check=lambda sites: _check_patients(console, sites, data, held_out),
+            page=page,
+        )
+        return
+    chosen = STUDIES[name]
     try:
         if not report_only:
-            _check_patients(console, chosen, data, held_out)
+            _check_patients(console, chosen.sites, data, held_out)
             # A service manager ends a process with SIGTERM; it loses no more than Ctrl-C does.
             signal.signal(signal.SIGTERM, _interrupt)
             with StudyBars(console, out) as bars:
@@ -77,10 +90,10 @@ def study(
         console.print(f"{len(results)} trials: {out / f'{name}.csv'}", soft_wrap=True)
 
 
-def _check_patients(console: Console, study: Study, data: Path, record: Path) -> None:
+def _check_patients(console: Console, sites: Sequence[str], data: Path, record: Path) -> None:
     from fdfed.studies.held_out import check_held_out, draw_held_out, write_held_out
 
-    drawn = draw_held_out(data, study.sites)
+    drawn = draw_held_out(data, sites)
     if not record.exists():
         write_held_out(record, drawn)
         console.print(f"Held-out patients recorded in {record}.")

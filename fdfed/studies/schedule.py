@@ -68,7 +68,7 @@ def run_agenda(
     """
     deadline = time.monotonic() + stop_after_seconds
     running: dict[str, tuple[Trial, BaseProcess]] = {}
-    with _sole_owner(out):
+    with sole_owner(out):
         results = load_results(out)
         asked = agenda(results)
         try:
@@ -156,7 +156,12 @@ def _end_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def _sole_owner(out: Path) -> Iterator[None]:
+def sole_owner(out: Path) -> Iterator[None]:
+    """Holds the folder of a study, which is made if needed, against a second process.
+
+    Raises:
+        InvalidInput: if another one holds it.
+    """
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("w") as lock:
         try:
