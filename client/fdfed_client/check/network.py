@@ -18,7 +18,7 @@ from fdfed.wire import PROTOCOL_HEADER, SPOKEN
 from fdfed_client.check.result import CheckResult, note, ok, problem, warning
 from fdfed_client.config import SiteConfig
 
-_SECONDS: Final = 5.0
+_SECONDS: Final = 10.0
 _CLOCK_AHEAD: Final = 5.0
 """Flower takes a signature from at most this far in its future, in seconds ..."""
 _CLOCK_BEHIND: Final = 300.0
@@ -131,6 +131,13 @@ def _health(config: SiteConfig, proxied: str | None) -> Iterator[CheckResult]:
 
 def _refused(config: SiteConfig, err: httpx.TransportError, proxied: str | None) -> CheckResult:
     fault = _certificate_fault(err)
+    if fault is None and isinstance(err, httpx.TimeoutException):
+        return problem(
+            "TLS",
+            f"{config.fleet_address} takes the connection, and says nothing for {_SECONDS:.0f} s",
+            "the coordinator is just starting or has too much to do: try again in a minute; else "
+            "a firewall on the way holds the connection back",
+        )
     if fault is None:
         via = f" through the proxy {proxied}" if proxied else ""
         return problem(

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from fdfed.wire import SPOKEN
+from fdfed_client.check import network
 from fdfed_client.check.network import check_exchange_port, check_way
 from fdfed_client.check.result import CheckResult
 from fdfed_client.config import SiteConfig
@@ -170,6 +171,16 @@ def test_a_port_that_does_not_speak_tls_is_told(site: SiteConfig) -> None:
         result = the_problem(at(site, plain.getsockname()[1]))
         thread.join()
     assert "no TLS connection" in result.found
+
+
+def test_a_coordinator_that_is_silent_is_not_taken_for_one_without_tls(
+    site: SiteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        result = the_problem(at(site, silent.getsockname()[1]))
+    assert "says nothing" in result.found
+    assert "try again in a minute" in result.remedy
 
 
 class _Refusing(http.server.BaseHTTPRequestHandler):
