@@ -59,6 +59,16 @@ def what_left(results: RunResults, plan: RunPlan) -> list[str]:
     left = [_weights(results), scores]
     if plan.privacy is not None:
         left.append("Of losses, times and the share of usable images: nothing.")
+    elif privacy.secure_aggregation:
+        left.append(
+            "Once a round, under the same masks: the mean losses, a proposal for the weight α of "
+            "each tap, and the number of images behind them."
+        )
+        if len(results.sites) == 2:
+            left.append(
+                "With two sites, each that takes its own weights from the sum has the other's. "
+                "With three or more it has a sum of several."
+            )
     elif plan.has_discrepancy:
         left.append(
             "Once a round: the mean losses, a proposal for the weight α of each tap, and the share "

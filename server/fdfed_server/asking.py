@@ -9,7 +9,7 @@ from typing import Final
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from fdfed_server.strategy import SiteReply
+from fdfed_server.site_reply import SiteReply
 
 _MAX_REASON: Final = 200
 """Characters of what a site says of its failure that are kept."""

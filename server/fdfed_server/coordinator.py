@@ -9,9 +9,11 @@ from contextlib import ExitStack
 from typing import Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed25519
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fdfed.audit import AuditLog
 from fdfed.config import RunPlan
 from fdfed.errors import InvalidInput
 from fdfed.evaluation.results import RunResults
@@ -20,6 +22,7 @@ from fdfed.plan_signature import read_plan_key, sign_plan
 from fdfed.roster import Roster
 from fdfed.roster_keeper import RosterKeeper
 from fdfed.state_lock import only_process
+from fdfed_server.audit_observer import AuditObserver
 from fdfed_server.config import FederationConfig, ServerConfig
 from fdfed_server.enrolment_desk import read_invited
 from fdfed_server.exchange_service import ExchangeService
@@ -84,8 +87,10 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
             plan.privacy.summary() if plan.privacy else "no differential privacy, no ε is claimed",
             _TWO_SITES if len(plan.sites) == 2 else "",
         )
-        signature = _signature(plan, server, membership.roster)
-        strategy = Strategy(plan, plan_signature=signature)
+        plan_key = _plan_key(server, membership.roster)
+        log.info("run plan %s, signed: sites that approve plans approve this hash", plan.digest)
+        audit = stack.enter_context(AuditLog(server.state / "audit.log", key=plan_key))
+        strategy = Strategy(plan, plan_signature=sign_plan(plan, plan_key))
         folder = server.state / "run"
         state = resume(folder, plan)
         if state is None:
@@ -105,7 +110,7 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
             strategy,
             hub,
             folder=folder,
-            observer=Several((watchers.observer, *observers)),
+            observer=Several((AuditObserver(audit), watchers.observer, *observers)),
             control=watchers.control,
             secrets=SecretRelay(min_sites=plan.exchange.min_sites) if blinded else None,
             rosters=RosterCarrier(lambda: membership.signed),
@@ -147,8 +152,8 @@ def _membership(server: ServerConfig) -> Membership:
     )
 
 
-def _signature(plan: RunPlan, server: ServerConfig, roster: Roster) -> str:
-    """The coordinator's signature under the plan.
+def _plan_key(server: ServerConfig, roster: Roster) -> ed25519.Ed25519PrivateKey:
+    """The key that signs the run plan, and the coordinator's audit log.
 
     Raises:
         InvalidInput: if the key is not the one that the roster names: no site would take the plan.
@@ -159,8 +164,7 @@ def _signature(plan: RunPlan, server: ServerConfig, roster: Roster) -> str:
             f"the key in {server.plan_key} is not the one that the roster names for run plans, so "
             "no site would take the plan; use the server folder and the roster of one provisioning"
         )
-    log.info("run plan %s, signed: sites that approve plans approve this hash", plan.digest)
-    return sign_plan(plan, key)
+    return key
 
 
 def _weights_layer(plan: RunPlan) -> str:

@@ -18,7 +18,7 @@ from fdfed.atomic_file import write_text
 from fdfed.errors import CryptoError, InvalidInput, QuorumNotMet, WireError
 from fdfed.privacy import announced_by
 from fdfed.wire import Ready, ReadyRequest
-from fdfed_server.strategy import SiteReply
+from fdfed_server.site_reply import SiteReply
 
 READY_SECONDS: Final = 60.0
 """How long a site may take to announce a key; its work takes milliseconds."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -36,29 +35,6 @@ from fdfed.roster import (
 )
 from fdfed_server.certificates import Authority
 from fdfed_server.vault import PolicyDraft, Vault
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """What a draft would change, for whoever is to sign it."""
-
-    added: dict[str, SiteIdentity]
-    removed: tuple[str, ...]
-    renewed: tuple[str, ...]
-    """Sites with another certificate but the same keys."""
-    replaced: dict[str, SiteIdentity]
-    """Sites with other keys."""
-
-    @classmethod
-    def between(cls, before: Roster, after: Roster) -> Difference:
-        both = [name for name in after.sites if name in before.sites]
-        same = [n for n in both if after.sites[n].fingerprint == before.sites[n].fingerprint]
-        return cls(
-            added={n: site for n, site in after.sites.items() if n not in before.sites},
-            removed=tuple(n for n in before.sites if n not in after.sites),
-            renewed=tuple(n for n in same if after.sites[n] != before.sites[n]),
-            replaced={n: after.sites[n] for n in both if n not in same},
-        )
 
 
 def draft_site(

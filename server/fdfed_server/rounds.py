@@ -41,7 +41,9 @@ from fdfed_server.roster_carrier import RosterCarrier
 from fdfed_server.run_control import RunControl
 from fdfed_server.run_state import GlobalModel, RunState, save_state
 from fdfed_server.secret_relay import SecretRelay, asking_over
-from fdfed_server.strategy import SiteReply, Strategy, TrainedRound
+from fdfed_server.site_reply import SiteReply
+from fdfed_server.strategy import Strategy
+from fdfed_server.trained_round import TrainedRound
 
 log = logging.getLogger(__name__)
 
@@ -233,6 +235,8 @@ class RoundLoop:
         for reply in replies:
             self._observer.site_answered(reply.site, server_round, reply.failure)
             yield reply
+            # Else it is in memory still while the next one arrives.
+            del reply
 
     def _evaluate(
         self,

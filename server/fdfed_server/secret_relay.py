@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from fdfed.errors import QuorumNotMet, WireError
 from fdfed.wire import RosterRelay, SecretOffer, SecretRequest
 from fdfed_server.asking import ask
-from fdfed_server.strategy import SiteReply
+from fdfed_server.site_reply import SiteReply
 
 OFFER_SECONDS: Final = 60.0
 """How long a site may take to make a secret before the next one is asked; its work takes

@@ -8,20 +8,19 @@ step; the round loop calls `configure_train`, `aggregate_train`, `configure_eval
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
-from flwr.app import RecordDict
 from numpy.typing import NDArray
 
 from fdfed.config import RunPlan
 from fdfed.errors import QuorumNotMet, WireError
-from fdfed.evaluation.results import RoundRecord, SiteRound, TapLoss, Traffic
-from fdfed.exchange import ExchangeStats, TapLayout
+from fdfed.evaluation.results import RoundRecord, SiteRound, Traffic
+from fdfed.exchange import TapLayout
 from fdfed.layer_weights import aggregate as aggregate_alpha
 from fdfed.layer_weights import starting_alpha, target_of
-from fdfed.privacy import ContributionLayout, Mean
+from fdfed.privacy import ContributionLayout
 from fdfed.strategies import create_strategy
 from fdfed.training.initialise import initial_network
 from fdfed.training.local_round import tap_losses
@@ -33,56 +32,23 @@ from fdfed.wire import (
     MaskedResult,
     Part,
     TrainInstruction,
-    TrainResult,
-    Weights,
 )
 from fdfed_server.aggregation import WeightedAverage
 from fdfed_server.masked_sum import MaskedSum
-from fdfed_server.private_terms import check_release, stop_if_spent, terms_of_releases
+from fdfed_server.private_terms import stop_if_spent, terms_of_releases
 from fdfed_server.run_state import UNKNOWN_SCORE, Best, GlobalModel, RunState
 from fdfed_server.selection import displaces
+from fdfed_server.site_reply import Attempt, SiteReply
 from fdfed_server.terms import Terms, cross_site_terms
+from fdfed_server.trained_round import (
+    Accepted,
+    TrainedRound,
+    masked_round,
+    nbytes_of,
+    plain_round,
+)
 
 _NOTHING: Final = np.empty(0, np.uint64)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SiteReply:
-    """What came back from one site: a record, or the reason why there is none."""
-
-    site: str
-    record: RecordDict | None
-    failure: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainedRound:
-    """The aggregate of one round's updates."""
-
-    server_round: int
-    attempt: int
-    model: GlobalModel
-    alpha_used: NDArray[np.float64]
-    sites: Mapping[str, SiteRound]
-    accepted: tuple[str, ...]
-    losses: Mapping[str, TapLoss]
-    exchanges: tuple[ExchangeStats, ...]
-    traffic: Traffic
-    drift: float | None
-    """√(Σ_s w_s ‖W_s − W̄‖²): how far apart the sites' weights ended; None if they stay there, or
-    only their sum is known."""
-    loss_seg: float | None = None
-    """Mean of L_seg over sites by examples."""
-
-
-@dataclass(slots=True)
-class _Accepted:
-    """The accepted answers of a round, less their weights."""
-
-    results: dict[str, TrainResult] = field(default_factory=dict)
-    moves: dict[str, float] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
-    bytes_up: int = 0
 
 
 class Strategy:
@@ -196,14 +162,22 @@ class Strategy:
                 were asked did not; the state is untouched.
             PrivacyBudgetExceeded: if a site's privacy budget is spent; likewise.
         """
+        asked = Attempt(
+            plan=self.plan,
+            layout=self.layout,
+            run_id=state.run_id,
+            server_round=server_round,
+            number=attempt,
+            examples=examples,
+        )
         if self.plan.aggregation == "masked":
-            return self._aggregate_masked(state, server_round, attempt, examples, replies)
+            return self._aggregate_masked(state, asked, replies)
         average = WeightedAverage(state.model.weights, measured=self._trained)
-        accepted = _Accepted()
+        accepted = Accepted()
         for reply in replies:
             stop_if_spent(reply.site, reply.failure, server_round)
             try:
-                result = self._check(reply, state.run_id, server_round, attempt, examples)
+                result = asked.plain(reply)
                 average.check(result.weights)
             except WireError as err:
                 accepted.refused[reply.site] = str(err)
@@ -211,9 +185,11 @@ class Strategy:
             accepted.moves[reply.site] = average.fold(
                 result.weights, num_examples=result.num_examples
             )
-            accepted.bytes_up += _nbytes(result.weights)
+            accepted.bytes_up += nbytes_of(result.weights)
             # The weights are in the sum; keeping them would make memory grow with the sites.
             accepted.results[reply.site] = replace(result, weights={})
+            # Else this reply is in memory still while the next one arrives.
+            del reply, result
         quorum = self.quorum
         if len(accepted.results) < quorum:
             reasons = "; ".join(f"{site}: {why}" for site, why in accepted.refused.items())
@@ -221,15 +197,48 @@ class Strategy:
                 f"round {server_round}, attempt {attempt}: the weights of {len(accepted.results)} "
                 f"site(s) entered, {quorum} are needed ({reasons or 'no reply from the others'})"
             )
-        return self._round(state, server_round, attempt, average, accepted)
+        return self._plain_round(state, asked, average, accepted)
+
+    def _plain_round(
+        self, state: RunState, asked: Attempt, average: WeightedAverage, accepted: Accepted
+    ) -> TrainedRound:
+        mean, exch = average.result(), accepted.stacked("exch")
+        results = accepted.results.values()
+        released = {site: r.released for site, r in accepted.results.items()}
+        private = terms_of_releases(
+            self.plan,
+            self.layout,
+            {site: release for site, release in released.items() if release is not None},
+        )
+        if self.plan.privacy is not None:
+            exch = np.broadcast_to(private.pair_terms, exch.shape)
+        alpha, target = self._next_alpha(
+            state,
+            asked.server_round,
+            accepted.stacked("alpha"),
+            np.stack([tap_losses(self.plan, r.fd, r.exch) for r in results]),
+            accepted.shares,
+        )
+        weights, memory = self._averaging.advance(state.model.weights, mean, state.model.memory)
+        model = GlobalModel(
+            weights=weights,
+            alpha=alpha,
+            target=target,
+            memory=memory,
+            cotangents=private.cotangents,
+        )
+        return plain_round(
+            asked,
+            state.model,
+            model,
+            accepted,
+            exch=exch,
+            moved=bool(self._trained),
+            drift=average.drift(mean) if self._trained else None,
+        )
 
     def _aggregate_masked(
-        self,
-        state: RunState,
-        server_round: int,
-        attempt: int,
-        examples: Mapping[str, int],
-        replies: Iterable[SiteReply],
+        self, state: RunState, asked: Attempt, replies: Iterable[SiteReply]
     ) -> TrainedRound:
         """The round of all sites of the attempt, or none: the sum of fewer is noise."""
         total = MaskedSum(ContributionLayout.of(state.model.weights, taps=len(self.taps)))
@@ -237,23 +246,35 @@ class Strategy:
         refused: dict[str, str] = {}
         for reply in replies:
             try:
-                result = MaskedResult.from_record(_record_of(reply))
-                self._check_answers(result, state.run_id, server_round, attempt, examples)
+                result = asked.masked(reply)
                 total.fold(result.values)
             except WireError as err:
                 refused[reply.site] = str(err)
                 continue
             accepted[reply.site] = replace(result, values=_NOTHING)
+            del reply, result
         lacking = [
-            f"{site}: {refused.get(site, 'no reply')}" for site in examples.keys() - accepted
+            f"{site}: {refused.get(site, 'no reply')}" for site in asked.examples.keys() - accepted
         ]
         if lacking:
             raise QuorumNotMet(
-                f"round {server_round}, attempt {attempt}: under masks every site of an attempt "
-                f"must answer; it is void, and trained anew ({'; '.join(sorted(lacking))})"
+                f"round {asked.server_round}, attempt {asked.number}: under masks every site of an "
+                "attempt must answer; it is void, and trained anew "
+                f"({'; '.join(sorted(lacking))})"
             )
-        mean = total.mean(examples=sum(examples.values()))
-        return self._masked_round(state, (server_round, attempt), mean, accepted, examples)
+        mean = total.mean(examples=sum(asked.examples.values()))
+        alpha, target = self._next_alpha(
+            state,
+            asked.server_round,
+            mean.measures.alpha[None],
+            mean.measures.total[None],
+            np.ones(1),
+        )
+        # In the state's own order, as a plain average has it.
+        average = {name: mean.weights[name] for name in state.model.weights}
+        weights, memory = self._averaging.advance(state.model.weights, average, state.model.memory)
+        model = GlobalModel(weights=weights, alpha=alpha, target=target, memory=memory)
+        return masked_round(asked, state.model, model, mean.measures, accepted)
 
     def configure_evaluate(
         self, state: RunState, model: GlobalModel, server_round: int, part: Part
@@ -373,183 +394,6 @@ class Strategy:
     def _has_common_model(self) -> bool:
         return self.plan.strategy != "local"
 
-    def _check(
-        self,
-        reply: SiteReply,
-        run_id: str,
-        server_round: int,
-        attempt: int,
-        examples: Mapping[str, int],
-    ) -> TrainResult:
-        result = TrainResult.from_record(_record_of(reply))
-        self._check_answers(result, run_id, server_round, attempt, examples)
-        if result.num_examples != examples[reply.site]:
-            raise WireError(
-                f"num_examples is {result.num_examples}, but the site announced "
-                f"{examples[reply.site]} training images when it joined"
-            )
-        for name in ("alpha", "fd", "exch", "valid"):
-            if len(getattr(result, name)) != len(self.taps):
-                raise WireError(
-                    f"{name} does not have one entry for each of the {len(self.taps)} taps"
-                )
-        check_release(self.plan, self.layout, server_round, result.released)
-        return result
-
-    def _check_answers(
-        self,
-        result: TrainResult | MaskedResult,
-        run_id: str,
-        server_round: int,
-        attempt: int,
-        examples: Mapping[str, int],
-    ) -> None:
-        """Whether a result is one of this attempt, and had what the plan requires."""
-        asked = (run_id, server_round, attempt)
-        if (result.run_id, result.server_round, result.attempt) != asked:
-            raise WireError("the reply answers another round or attempt")
-        self._check_stats(result.exchange)
-        if self.plan.exchange.required and self._has_gaps(result, peers=len(examples) - 1):
-            raise WireError(
-                "a step of its round lacked the cross-site term of a peer, and the plan has "
-                "exchange.required = true"
-            )
-
-    def _check_stats(self, stats: ExchangeStats) -> None:
-        """What a site says of its exchange must hold together, since the run's results repeat it.
-
-        Raises:
-            WireError: if it does not.
-        """
-        bound = self.plan.exchange.max_staleness
-        if stats.answered + stats.dropped != stats.steps:
-            raise WireError(
-                f"{stats.answered} steps answered and {stats.dropped} dropped of {stats.steps}"
-            )
-        if not 0 <= stats.staleness_mean <= stats.staleness_max <= bound:
-            raise WireError(
-                f"replies {stats.staleness_mean:g} steps late in the mean and "
-                f"{stats.staleness_max} at most, where the plan allows {bound}"
-            )
-
-    def _has_gaps(self, result: TrainResult | MaskedResult, *, peers: int) -> bool:
-        """Whether a step of the round was not answered with the term of all its peers."""
-        if not self.has_exchange or self.plan.phase(result.server_round) == 1:
-            return False
-        stats = result.exchange
-        return stats.answered != self.plan.steps_per_round or stats.peers_mean != peers
-
-    def _round(
-        self,
-        state: RunState,
-        server_round: int,
-        attempt: int,
-        average: WeightedAverage,
-        accepted: _Accepted,
-    ) -> TrainedRound:
-        results = accepted.results
-        mean = average.result()
-        weights, memory = self._averaging.advance(state.model.weights, mean, state.model.memory)
-        shares = np.array([r.num_examples / average.examples for r in results.values()])
-        fd = np.stack([r.fd for r in results.values()])
-        exch = np.stack([r.exch for r in results.values()])
-        released = {site: r.released for site, r in results.items() if r.released is not None}
-        private = terms_of_releases(self.plan, self.layout, released)
-        if self.plan.privacy is not None:
-            exch = np.broadcast_to(private.pair_terms, exch.shape)
-        alpha, target = self._next_alpha(
-            state,
-            server_round,
-            np.stack([r.alpha for r in results.values()]),
-            np.stack([tap_losses(self.plan, r.fd, r.exch) for r in results.values()]),
-            shares,
-        )
-        sites = {
-            site: SiteRound(
-                loss_seg=_or_none(result.loss_seg),
-                loss_fd=_mean_known(result.fd),
-                num_examples=result.num_examples,
-                drift=accepted.moves[site] if self._trained else None,
-                seconds=_or_none(result.seconds),
-                **_exchanged(result.exchange),
-            )
-            for site, result in results.items()
-        }
-        sites |= {site: SiteRound(refused=why) for site, why in accepted.refused.items()}
-        exchanges = tuple(result.exchange for result in results.values())
-        sent = _nbytes(state.model.weights) * (len(results) + len(accepted.refused))
-        return TrainedRound(
-            server_round=server_round,
-            attempt=attempt,
-            model=GlobalModel(
-                weights=weights,
-                alpha=alpha,
-                target=target,
-                memory=memory,
-                cotangents=private.cotangents,
-            ),
-            alpha_used=state.model.alpha,
-            sites=sites,
-            accepted=tuple(results),
-            losses={
-                tap: TapLoss(fd=_weighted(fd[:, i], shares), exch=_weighted(exch[:, i], shares))
-                for i, tap in enumerate(self.taps)
-            },
-            exchanges=exchanges,
-            traffic=Traffic(
-                up=accepted.bytes_up + sum(stats.bytes_up for stats in exchanges),
-                down=sent + sum(stats.bytes_down for stats in exchanges),
-            ),
-            drift=average.drift(mean) if self._trained else None,
-            loss_seg=float(np.array([r.loss_seg for r in results.values()]) @ shares),
-        )
-
-    def _masked_round(
-        self,
-        state: RunState,
-        number: tuple[int, int],
-        mean: Mean,
-        results: Mapping[str, MaskedResult],
-        examples: Mapping[str, int],
-    ) -> TrainedRound:
-        """As `_round`, from sums alone. What would need one site's update is None."""
-        (server_round, attempt), measures = number, mean.measures
-        alpha, target = self._next_alpha(
-            state, server_round, measures.alpha[None], measures.total[None], np.ones(1)
-        )
-        # In the state's own order, as a plain average has it.
-        average = {name: mean.weights[name] for name in state.model.weights}
-        weights, memory = self._averaging.advance(state.model.weights, average, state.model.memory)
-        exchanges = tuple(result.exchange for result in results.values())
-        numbers = ContributionLayout.of(weights, taps=len(self.taps)).size
-        return TrainedRound(
-            server_round=server_round,
-            attempt=attempt,
-            model=GlobalModel(weights=weights, alpha=alpha, target=target, memory=memory),
-            alpha_used=state.model.alpha,
-            sites={
-                site: SiteRound(
-                    num_examples=examples[site],
-                    seconds=result.seconds,
-                    **_exchanged(result.exchange),
-                )
-                for site, result in results.items()
-            },
-            accepted=tuple(results),
-            losses={
-                tap: TapLoss(fd=_or_none(measures.fd[i]), exch=_or_none(measures.exch[i]))
-                for i, tap in enumerate(self.taps)
-            },
-            exchanges=exchanges,
-            traffic=Traffic(
-                up=8 * numbers * len(results) + sum(stats.bytes_up for stats in exchanges),
-                down=_nbytes(state.model.weights) * len(results)
-                + sum(stats.bytes_down for stats in exchanges),
-            ),
-            drift=None,
-            loss_seg=measures.loss_seg,
-        )
-
     def _next_alpha(
         self,
         state: RunState,
@@ -580,40 +424,6 @@ class Strategy:
         return dict(zip(self.taps, vector.tolist(), strict=True))
 
 
-def _record_of(reply: SiteReply) -> RecordDict:
-    if reply.record is None:
-        raise WireError(reply.failure or "no reply")
-    return reply.record
-
-
-def _nbytes(weights: Mapping[str, NDArray[Any]]) -> int:
-    if isinstance(weights, Weights):
-        return weights.nbytes
-    return sum(value.nbytes for value in weights.values())
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
-def _mean_known(values: NDArray[np.float64]) -> float | None:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else None
-
-
-def _weighted(values: NDArray[np.float64], shares: NDArray[np.float64]) -> float | None:
-    known = ~np.isnan(values)
-    if not known.any():
-        return None
-    return float((values[known] * shares[known]).sum() / shares[known].sum())
-
-
-def _exchanged(stats: ExchangeStats) -> dict[str, Any]:
-    """A round's exchange at one site, for its record; nothing where there was none."""
-    names = ("answered", "dropped", "staleness_mean", "staleness_max")
-    return {name: getattr(stats, name) for name in names} if stats.steps else {}
-
-
 def _with_scores(entry: SiteRound, result: EvaluateResult | None) -> SiteRound:
     if result is not None:
         entry = replace(entry, privacy=result.privacy)
@@ -624,7 +434,7 @@ def _with_scores(entry: SiteRound, result: EvaluateResult | None) -> SiteRound:
 
 def _with_evaluation(trained: TrainedRound) -> Traffic:
     """The round's traffic with the aggregate, which every site was sent to score it."""
-    sent = _nbytes(trained.model.weights) * len(trained.sites)
+    sent = nbytes_of(trained.model.weights) * len(trained.sites)
     return replace(trained.traffic, down=trained.traffic.down + sent)
 
 

@@ -32,7 +32,9 @@ from fdfed_client.site import Site
 from fdfed_server.exchange_service import ExchangeService
 from fdfed_server.hub import ExchangeHub
 from fdfed_server.run_state import RunState
-from fdfed_server.strategy import SiteReply, Strategy, TrainedRound
+from fdfed_server.site_reply import SiteReply
+from fdfed_server.strategy import Strategy
+from fdfed_server.trained_round import TrainedRound
 
 RUN = "0" * 16
 SECRET = BlindingSecret(secrets.token_bytes(32), epoch=1)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -117,30 +117,38 @@ class Deployment:
 
 @pytest.fixture
 def deployment(tmp_path: Path) -> Iterator[Deployment]:
-    data, run = real_data(), dict(RUN)
+    deployment = deployed(tmp_path / "federation", SITES, RUN, data=real_data())
+    yield deployment
+    deployment.stop()
+
+
+def deployed(
+    folder: Path, sites: Sequence[str], plan: Mapping[str, object], *, data: Path | None
+) -> Deployment:
+    """A federation of these sites, provisioned; on phantoms without `data`."""
+    run = dict(plan)
     fleet, exchange, control = free_ports(3)
-    folder = tmp_path / "federation"
-    provision(SITES, folder, fleet_port=fleet, exchange_port=exchange, control_port=control, days=2)
+    provision(sites, folder, fleet_port=fleet, exchange_port=exchange, control_port=control, days=2)
     config = folder / "server" / "federation.toml"
     tables = FederationConfig.load(config).model_dump(mode="json")
     if data is None:
         run["phantoms"] = True
     config.write_text(tomli_w.dumps({"server": _server_table(tables["server"]), "run": run}))
-    for site in SITES:
+    for site in sites:
         with (folder / "sites" / site / "site.toml").open("a") as settings:
             settings.write("allow_deterministic = true\n")
-    deployment = Deployment(folder, data)
-    yield deployment
-    deployment.stop()
+    return Deployment(folder, data)
 
 
 def _server_table(server: dict[str, object]) -> dict[str, object]:
     return {key: value for key, value in server.items() if value is not None}
 
 
-def simulated(deployment: Deployment, out: Path) -> dict[str, np.ndarray]:
+def simulated(
+    deployment: Deployment, out: Path, plan: Mapping[str, object] = RUN
+) -> dict[str, np.ndarray]:
     torch.set_num_threads(1)
-    simulate(RunPlan.model_validate(RUN), data=deployment.data, out=out)
+    simulate(RunPlan.model_validate(plan), data=deployment.data, out=out)
     return safetensors.numpy.load_file(out / "model.safetensors")
 
 
@@ -174,6 +182,7 @@ def test_separate_processes_over_tls_end_and_equal_the_simulation_bit_for_bit(
         first = deployment.log(name).splitlines()[0]
         assert "layers: mutual TLS; prototypes are sealed (mlkem768-x25519)" in first, first
     assert "per_image" not in results
+    assert verify(deployment.state).findings == []
     for site in SITES:
         deployment.await_log(site, "evaluate message answered")
         local = list((deployment.folder / "sites" / site / "state" / "local").glob("*/images.csv"))
@@ -232,3 +241,49 @@ def test_a_killed_coordinator_goes_on_where_it_was_and_changes_no_bit(
     assert deployment.await_end("server") == 0, deployment.log("server")
     assert deployment.log("server").count("round 2 is complete") == 1
     assert_equal_bits(model_of(deployment), simulated(deployment, tmp_path / "simulation"))
+
+
+THREE = ("tnbc", "monuseg", "udiat")
+MASKED = RUN | {"sites": list(THREE), "rounds": 2, "aggregation": "masked"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_masked_processes_end_and_equal_the_simulation_bit_for_bit(tmp_path: Path) -> None:
+    """The sum is exact, so that other keys, and the order of arrival, change no bit of it."""
+    deployment = deployed(tmp_path / "federation", THREE, MASKED, data=None)
+    try:
+        for name in ("server", *THREE):
+            deployment.start(name)
+        assert deployment.await_end("server", 400) == 0, deployment.log("server")
+        assert "weights: masked, this process reads their sum alone" in deployment.log("server")
+        for site in THREE:
+            assert "weights: masked if the plan is, among 3 sites" in deployment.log(site)
+            assert "aggregation: masked among monuseg, tnbc, udiat" in deployment.log(site)
+        results = json.loads((deployment.state / "results" / "results.json").read_text())
+        assert results["privacy"]["secure_aggregation"] is True
+        assert results["rounds"][1]["drift"] is None
+        assert results["rounds"][1]["sites"]["udiat"]["loss_seg"] is None
+        assert results["rounds"][1]["loss_seg"] > 0
+        assert_equal_bits(model_of(deployment), simulated(deployment, tmp_path / "one", MASKED))
+    finally:
+        deployment.stop()
+
+
+@pytest.mark.slow
+def test_a_plan_that_masks_among_two_is_refused_by_sites_that_ask_for_three(
+    tmp_path: Path,
+) -> None:
+    plan = RUN | {"aggregation": "masked"}
+    deployment = deployed(tmp_path / "federation", SITES, plan, data=None)
+    try:
+        for name in ("server", *SITES):
+            deployment.start(name)
+        assert deployment.await_end("server") != 0
+        log = deployment.log("server")
+        assert "masked, but of two sites each has the other's update" in log
+        assert "its own policy forbids it" in log
+        for site in SITES:
+            assert "min_masked_sites is 3" in deployment.log(site), deployment.log(site)
+    finally:
+        deployment.stop()

@@ -11,7 +11,7 @@ from rich.table import Table
 from fdfed.enrolment import EnrolmentRequest
 from fdfed.errors import FdfedError
 from fdfed.expiry import expiry_notice
-from fdfed_server.roster_change import Difference
+from fdfed_server.roster_difference import Difference
 from fdfed_server.vault import Vault
 
 
@@ -75,6 +75,8 @@ def print_draft(vault: Vault) -> None:
         console.print(f"  {name} has another certificate, and the same keys")
     for name in difference.removed:
         console.print(f"  {name} is removed")
+    if difference.plan_key is not None:
+        console.print(f"  run plans are signed with ANOTHER KEY: {difference.plan_key}")
     policy = draft.policies[-1].policy
     if policy != vault.roster.policies[-1].policy:
         console.print(f"  the signers become {policy.summary}: {policy.digest}")

@@ -46,6 +46,9 @@ class Images:
         mask[:, :, 4:20, 4:20] = 1
         return 0.5 * mask + 0.01 * global_step, mask
 
+    def training_patients(self, global_step: int) -> tuple[str, ...]:
+        return ("one", "other")
+
     def evaluation_batches(self, part: str) -> Iterator[tuple[Tensor, Tensor, tuple[str, ...]]]:
         image, mask = self.training_batch(7)
         for number in range(2 if part == "validation" else 3):

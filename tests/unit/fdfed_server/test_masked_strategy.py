@@ -15,7 +15,9 @@ from fdfed.exchange import ExchangeStats
 from fdfed.privacy import ContributionLayout, KeyContext, MaskingKey, Measures, Signer
 from fdfed.wire import MaskedResult, TrainResult
 from fdfed_server.run_state import RunState
-from fdfed_server.strategy import SiteReply, Strategy, TrainedRound
+from fdfed_server.site_reply import SiteReply
+from fdfed_server.strategy import Strategy
+from fdfed_server.trained_round import TrainedRound
 
 RUN = "cd" * 8
 EXAMPLES = {"a": 10, "b": 30, "c": 60}

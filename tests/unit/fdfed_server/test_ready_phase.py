@@ -12,7 +12,7 @@ from fdfed.errors import InvalidInput, QuorumNotMet
 from fdfed.privacy import KeyContext, MaskingKey, Signer, announced_by
 from fdfed.wire import Ready, ReadyRequest
 from fdfed_server.ready_phase import AttemptCounter, ReadySet, ready_set
-from fdfed_server.strategy import SiteReply
+from fdfed_server.site_reply import SiteReply
 
 NODES = {"c": 3, "a": 1, "b": 2}
 REQUEST = ReadyRequest(run_id="0" * 16, server_round=3, attempt=2)

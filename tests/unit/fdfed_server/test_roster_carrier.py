@@ -10,7 +10,7 @@ from fdfed.roster import SignedRoster
 from fdfed.wire import RosterInForce, RosterRelay, SecretRequest
 from fdfed_server.provision import provision, provision_site
 from fdfed_server.roster_carrier import RosterCarrier
-from fdfed_server.strategy import SiteReply
+from fdfed_server.site_reply import SiteReply
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from fdfed_server.config import FederationConfig
 from fdfed_server.handing_out import hand_out
 from fdfed_server.provision import provision, provision_site
 from fdfed_server.roster_change import (
-    Difference,
     add_signature,
     draft_policy,
     draft_removal,
@@ -26,6 +25,7 @@ from fdfed_server.roster_change import (
     merge_signatures,
     publish,
 )
+from fdfed_server.roster_difference import Difference
 from fdfed_server.vault import Vault, read_signing_key
 
 SIGNERS = ("alice", "bob", "carol")
@@ -251,6 +251,9 @@ def test_the_signers_see_what_a_draft_changes(vault: Vault) -> None:
     assert draft is not None
     difference = Difference.between(vault.roster, draft)
     assert (set(difference.added), difference.removed) == ({"udiat"}, ("tnbc",))
+    assert difference.plan_key is None
+    other = draft.model_copy(update={"plan_key": "0" * 64})
+    assert Difference.between(vault.roster, other).plan_key == "0" * 64
     put_into_force(vault)
     toml = FederationConfig.load(vault.folder.parent / "server" / "federation.toml")
     assert toml.run.sites == ("udiat",), "who was removed is named no more"

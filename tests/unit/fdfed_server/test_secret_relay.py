@@ -6,7 +6,7 @@ from flwr.app import RecordDict
 from fdfed.errors import QuorumNotMet
 from fdfed.wire import SecretOffer, SecretRequest
 from fdfed_server.secret_relay import SecretRelay
-from fdfed_server.strategy import SiteReply
+from fdfed_server.site_reply import SiteReply
 
 SITES = ("tnbc", "monuseg", "udiat")
 

@@ -217,6 +217,7 @@ def test_blinded_and_sealed_prototypes_are_described_as_such() -> None:
     assert "Messages travelled over mTLS." in html
     assert "it learns their distances, not the prototypes (encrypted" in html
     assert "the coordinator sees the sum over sites" in html
+    assert "under the same masks: the mean losses, a proposal for the weight" in html
 
 
 def test_withheld_scores_are_named_and_leave_the_mean_to_the_other_sites() -> None:
