@@ -147,6 +147,13 @@ def _refused(config: SiteConfig, err: httpx.TransportError, proxied: str | None)
             "coordinator does not speak TLS there",
         )
     shown = None if proxied else _shown_issuer(config.server, config.fleet_port)
+    return _wrong_certificate(config, fault, shown)
+
+
+def _wrong_certificate(
+    config: SiteConfig, fault: ssl.SSLCertVerificationError, shown: str | None
+) -> CheckResult:
+    """Why the certificate that was shown is not good, by OpenSSL's code and its issuer."""
     if fault.verify_code == _EXPIRED_CODE:
         return problem(
             "TLS",
