@@ -37,6 +37,7 @@ benchmark: $(READY) ## tables of ratios; nothing is asserted by the clock
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_exchange.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_loss.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_aggregation.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_watching.py
 
 soak: $(READY) ## a million inputs against every parser of foreign bytes; a table in runs/soak/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'

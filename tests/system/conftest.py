@@ -30,7 +30,9 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
     folder = tmp_path_factory.mktemp("system") / "federation"
     fleet, exchange, control, *watched = free_ports(7)
     metrics, console, agent_metrics, agent_console = watched
-    provision(SITES, folder, fleet_port=fleet, exchange_port=exchange, control_port=control, days=2)
+    provision(
+        SITES, folder, fleet_port=fleet, exchange_port=exchange, control_port=control, days=90
+    )
     config = folder / "server" / "federation.toml"
     server = FederationConfig.load(config).model_dump(mode="json")["server"]
     server |= {"metrics_port": metrics, "console_port": console}

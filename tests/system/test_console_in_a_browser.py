@@ -18,6 +18,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.select import Select
 
 from tests.system.federation import SITES, Federation, eventually, tool
 
@@ -145,12 +146,12 @@ def test_the_numbers_on_the_page_are_those_of_the_interface_and_of_the_run(
     exchange = browser.driver.find_element(By.ID, "exchange").text
     assert f"frames received {state['exchange']['frames_in']:,}" in exchange
     assert state["exchange"]["frames_in"] > 0
+    pair = state["rounds"][-1]["pairs"][f"{SITES[0]} {SITES[1]}"]
+    tap = next(iter(pair))
+    Select(browser.driver.find_element(By.ID, "tap")).select_by_value(tap)
     cells = browser.driver.find_elements(By.CSS_SELECTOR, "#matrix tbody td")
-    pairs = state["rounds"][-1]["pairs"]
     assert len(cells) == len(SITES) ** 2
-    assert float(cells[1].text.replace("−", "-")) == pytest.approx(
-        pairs[f"{SITES[0]} {SITES[1]}"]["Bot"], rel=1e-2
-    )
+    assert float(cells[1].text.replace("−", "-")) == pytest.approx(pair[tap], rel=1e-2)
     label = browser.script(
         "return document.querySelector('#c-alpha .plot').getAttribute('aria-label')"
     )

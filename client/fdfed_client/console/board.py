@@ -15,7 +15,7 @@ from fdfed.wire import EvaluateResult, TrainResult
 from fdfed_client.console.words import NEVER, words
 from fdfed_client.site import Site
 
-_RECENT: Final = 60
+_RECENT: Final = 25
 _ROUNDS: Final = 2000
 """Rounds whose scores are kept for the curves; older ones leave the page, not the disk."""
 
@@ -112,6 +112,7 @@ class AgentBoard:
                 "words": meaning,
                 "bytes": line.get("bytes"),
                 "round": line.get("round"),
+                "decision": line.get("decision", "allowed"),
                 "refused": line.get("rule", "rate") if refused else None,
             }
         )

@@ -37,7 +37,7 @@ IN: Final[Mapping[str, str]] = {
     "secret": "The question for a fresh secret.",
     "roster": "A newer list of members, signed by the consortium.",
     "cotangents": "Answers to the averages: in which direction features should move.",
-    "plan": "A plan that this hospital did not accept.",
+    "plan": "What this hospital decided about the plan of the run.",
 }
 """What comes in."""
 

@@ -28,7 +28,7 @@ function show(now) {
   by("never").replaceChildren(...now.never.map((text) => element("li", text)));
   fillTable(by("recent"), recent.map((line) => [
     when(line.time), line.direction, line.words, line.round ?? NOTHING, bytes(line.bytes),
-    line.refused === null ? "allowed" : `held back: ${line.refused}`,
+    line.refused === null ? line.decision : `held back: ${line.refused}`,
   ]));
   showCharts();
   showPlan(plan, now.plan_digest);
