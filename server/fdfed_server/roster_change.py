@@ -69,7 +69,7 @@ def draft_site(
     authority = Authority.load(vault.folder)
     certificate = authority.issue_site(request.certificate_key(), site=request.site, days=days)
     listed = _identity(request, certificate, retiring=entry if renews else None)
-    vault.put_certificate(request.site, certificate.public_bytes(Encoding.PEM))
+    vault.put_certificate(request, certificate.public_bytes(Encoding.PEM))
     _draft(vault, roster, {**roster.sites, request.site: listed})
     return listed
 

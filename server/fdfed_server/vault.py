@@ -26,7 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from fdfed.config import Frozen, SiteName
 from fdfed.consortium import PolicyStep, Signature, SigningPolicy, parse_signatures, signatures_text
-from fdfed.enrolment import Invitation, Token
+from fdfed.enrolment import EnrolmentRequest, Invitation, Token
 from fdfed.errors import CryptoError, InvalidInput
 from fdfed.private_file import line, replace_private, write_private
 from fdfed.roster import Roster, SignedRoster
@@ -170,9 +170,19 @@ class Vault:
         except FileNotFoundError:
             return None
 
-    def put_certificate(self, site: str, pem: bytes) -> None:
-        """Keeps a certificate that was issued."""
-        replace_private(self.folder / "certificates" / f"{site}.pem", pem)
+    def put_certificate(self, request: EnrolmentRequest, pem: bytes) -> None:
+        """Keeps a certificate, and for which request it was issued."""
+        folder = self.folder / "certificates"
+        replace_private(folder / f"{request.site}.pem", pem)
+        replace_private(folder / f"{request.site}.request", line(request.signature))
+
+    def is_answered(self, request: EnrolmentRequest) -> bool:
+        """Whether the last certificate of the site was issued for this very request."""
+        try:
+            path = self.folder / "certificates" / f"{request.site}.request"
+            return path.read_text().strip() == request.signature
+        except FileNotFoundError:
+            return False
 
 
 def write_signing_key(path: Path, key: ed25519.Ed25519PrivateKey) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from fdfed.enrolment import EnrolmentRequest
 from fdfed.errors import FdfedError
@@ -24,11 +23,11 @@ def print_roster(vault: Vault) -> None:
     policy = roster.policies[-1].policy
     console.print(f"roster version {roster.version}, signed by {policy.summary}")
     console.print(f"policy {policy.digest}")
-    table = Table("site", "fingerprint", "certificate until", box=None)
+    # Not as a table: a narrow terminal would cut the fingerprints that people compare.
     for name, site in roster.sites.items():
         ends = site.certificate_expires
-        table.add_row(name, site.fingerprint, "not known" if ends is None else f"{ends:%Y-%m-%d}")
-    console.print(table)
+        until = "" if ends is None else f", certificate until {ends:%Y-%m-%d}"
+        console.print(f"  {name}: {site.fingerprint}{until}")
     for name, site in roster.sites.items():
         if site.certificate_expires is not None:
             notice = expiry_notice(f"the certificate of {name}", site.certificate_expires)
@@ -46,6 +45,8 @@ def print_requests(vault: Vault, out: Path) -> None:
             request = EnrolmentRequest.parse(path.read_bytes(), source=str(path))
         except (OSError, FdfedError) as err:
             console.print(f"request {path}: cannot be used: {err}")
+            continue
+        if vault.is_answered(request):
             continue
         known = roster.sites.get(request.site)
         kind = "joins" if known is None else "renews, or has new keys"

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
+from fdfed.roster import Roster
 from fdfed.state_lock import only_process
 from fdfed.terminal import run_command
 from fdfed_client.enrolment import SiteFolder
@@ -188,6 +189,10 @@ def test_two_of_three_signers_admit_and_remove_a_site_by_commands_alone(
     assert (code, "tnbc is removed" in text) == (0, True)
 
 
+def vault_fingerprint(out: Path) -> str:
+    return Roster.load(out / "server" / "roster.json").sites["tnbc"].fingerprint
+
+
 def test_one_signer_whose_key_is_at_hand_does_it_in_one_command(
     server: Command, tmp_path: Path
 ) -> None:
@@ -198,6 +203,9 @@ def test_one_signer_whose_key_is_at_hand_does_it_in_one_command(
     site.request()
     code, text, _ = server("roster", "add", site.folder / "request.json", *where)
     assert (code, "roster version 2 is in force" in text) == (0, True)
+    shown = server("roster", "show", *where)[1]
+    assert "request " not in shown, "it has been answered"
+    assert vault_fingerprint(out) in shown
     site.complete((site.folder / "answer.json").read_bytes(), source="the answer")
     code, text, _ = server("roster", "invite", "busi", *where)
     assert (code, "fdfed-client enrol busi" in text) == (0, True)
