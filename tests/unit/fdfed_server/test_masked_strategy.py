@@ -41,8 +41,9 @@ def plan_of(**changes: object) -> RunPlan:
 
 def weights_of(state: RunState, site: str) -> dict[str, np.ndarray]:
     shift = 0.01 * SHIFTS[site]
+    # `asarray`, since NumPy makes a scalar of the sum with an array without dimensions.
     return {
-        n: (w + 2 if w.dtype.kind == "i" else w + w.dtype.type(shift))
+        n: np.asarray(w + 2 if w.dtype.kind == "i" else w + w.dtype.type(shift))
         for n, w in state.model.weights.items()
     }
 
