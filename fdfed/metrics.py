@@ -1,4 +1,4 @@
-"""Serves a process's Prometheus metrics, on loopback unless its configuration says otherwise.
+"""Serves a process's Prometheus metrics and its health, on loopback unless told otherwise.
 
 What is measured is defined on each side: `fdfed_server.metrics`, `fdfed_client.metrics`. All names
 are in `docs/METRICS.md`.
@@ -7,16 +7,27 @@ are in `docs/METRICS.md`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import socket
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from prometheus_client import (
     CollectorRegistry,
     GCCollector,
     PlatformCollector,
     ProcessCollector,
-    start_http_server,
+    make_wsgi_app,
 )
+from prometheus_client.exposition import ThreadingWSGIServer
+
+from fdfed.health import Health
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +47,10 @@ def process_registry() -> CollectorRegistry:
 
 @contextmanager
 def serving(
-    registry: CollectorRegistry, *, address: str, port: int, setting: str
+    registry: CollectorRegistry, health: Health, *, address: str, port: int, setting: str
 ) -> Iterator[None]:
-    """Serves `registry` at `http://address:port/metrics` for the time of the context.
+    """Serves `/metrics`, `/healthz` and `/readyz` at `http://address:port` for the time of the
+    context.
 
     A port that is taken is a warning: nobody's training stops because nobody can watch it.
 
@@ -49,11 +61,13 @@ def serving(
     if port == 0:
         yield
         return
+    kind = _Server6 if ":" in address else ThreadingWSGIServer
     try:
-        server, thread = start_http_server(port, addr=address, registry=registry)
+        server = make_server(address, port, pages(registry, health), kind, _Quiet)
     except OSError as err:
         log.warning(
-            "metrics are not served: %s port %d cannot be bound (%s); set %s to a free port",
+            "metrics and health are not served: %s port %d cannot be bound (%s); set %s to a free "
+            "port",
             address,
             port,
             err.strerror,
@@ -61,6 +75,8 @@ def serving(
         )
         yield
         return
+    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
     log.info("metrics: http://%s:%d/metrics", address, port)
     try:
         yield
@@ -68,6 +84,34 @@ def serving(
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def pages(registry: CollectorRegistry, health: Health) -> WSGIApplication:
+    """What is served: the registry's metrics, and what `health` answers."""
+    metrics = make_wsgi_app(registry)
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "")
+        if path == "/metrics":
+            found: Iterable[bytes] = metrics(environ, start_response)
+            return found
+        status, body = health.answer(path) or (404, b"")
+        headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
+        start_response(f"{status} {HTTPStatus(status).phrase}", headers)
+        return [body]
+
+    return answer
+
+
+class _Server6(ThreadingWSGIServer):
+    address_family = socket.AF_INET6
+
+
+class _Quiet(WSGIRequestHandler):
+    """Asked every few seconds for months: not a line each."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
 
 
 def table(registry: CollectorRegistry) -> str:

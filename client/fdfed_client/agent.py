@@ -22,7 +22,7 @@ from fdfed_client.config import SiteConfig
 from fdfed_client.egress import EgressGate, FrameGate
 from fdfed_client.exchange import ExchangeStream
 from fdfed_client.exchange_identity import SiteIdentity
-from fdfed_client.flower import run_node
+from fdfed_client.flower import Presence, run_node
 from fdfed_client.group import GroupSecrets
 from fdfed_client.local_model import PrivacyAtSite
 from fdfed_client.local_report import LocalReport
@@ -112,8 +112,9 @@ def run_agent(
         pinned.fingerprint[:16],
         _weights_layer(config),
     )
+    presence = Presence()
     with ExitStack() as stack:
-        watchers = stack.enter_context(watched(config))
+        watchers = stack.enter_context(watched(config, membership=membership, presence=presence))
         key = read_signing_key(config.signing_key)
         audit = stack.enter_context(
             AuditLog(config.state / "audit.log", key=key, watch=watchers.noted)
@@ -141,7 +142,7 @@ def run_agent(
             privacy=PrivacyAtSite(
                 ledger=config.state / "privacy.json", max_epsilon=config.policy.max_epsilon
             ),
-            on_step=_each(watchers.step_done, on_step),
+            on_step=_each(lambda *_: presence.loop.beat(), watchers.step_done, on_step),
             on_result=_each(LocalReport(config.state / "local").add, watchers.answered),
         )
         stack.callback(site.close)
@@ -154,6 +155,7 @@ def run_agent(
             required=approve or ask is not None,
             ask=ask,
             stop=stop,
+            pulse=presence.loop,
         )
         run_node(
             build_client_app(site, admit_plan=approval.admit),
@@ -165,6 +167,7 @@ def run_agent(
             state=config.state,
             stop=stop,
             on_event=on_event or log.info,
+            presence=presence,
         )
     log.info("the audit log ends with the hash %s", audit.head)
     if site.budget_spent is not None:

@@ -71,6 +71,14 @@ class Membership:
                 self._member = self._under(self._member, roster)
             return self._member
 
+    def check(self) -> str:
+        """For readiness: why this site is no member any more, if it is none."""
+        try:
+            self.member  # noqa: B018  (looks at the newest roster)
+        except CryptoError:
+            return "does not list this site with its keys any more"
+        return ""
+
     def adopt(self, text: bytes, signatures: bytes) -> SignedRoster:
         """The roster in force, after one that the coordinator relayed was looked at.
 

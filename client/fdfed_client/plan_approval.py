@@ -20,6 +20,7 @@ from fdfed import atomic_file
 from fdfed.audit import AuditLog
 from fdfed.config import RunPlan
 from fdfed.errors import CryptoError, InvalidInput
+from fdfed.health import Pulse
 from fdfed.plan_signature import check_plan_signature
 from fdfed_client.egress import EgressGate, Policy, PolicyRefusal
 from fdfed_client.plan_words import plan_in_words
@@ -90,6 +91,7 @@ class PlanApproval:
         required: a person must approve; `--approve` or the policy says so.
         ask: asks at this terminal; None waits for `fdfed-client plan --approve` elsewhere.
         stop: ends the waiting.
+        pulse: beats while a person is waited for.
     """
 
     def __init__(
@@ -103,7 +105,9 @@ class PlanApproval:
         required: bool = False,
         ask: Ask | None = None,
         stop: threading.Event | None = None,
+        pulse: Pulse | None = None,
     ) -> None:
+        self._pulse = pulse or Pulse()
         self._policy = policy
         self._gate = gate
         self._records = records
@@ -184,6 +188,7 @@ class PlanApproval:
         # The coordinator waits no longer than this either, and asks anew when it comes back.
         end = time.monotonic() + plan.round_deadline_seconds
         while not self._records.has_approved(plan.digest):
+            self._pulse.beat()
             if self._stop.wait(_POLL_SECONDS) or time.monotonic() > end:
                 return False
         return True

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+from cryptography import x509
 
 from fdfed import console
 from fdfed.audit import exported
+from fdfed.health import Health, not_expired, state_is_writable
 from fdfed.metrics import process_registry, serving
 from fdfed.wire import EvaluateResult, TrainResult
 from fdfed_client.config import SiteConfig
 from fdfed_client.console import AgentBoard, agent_console
+from fdfed_client.flower import Presence
+from fdfed_client.membership import Membership
 from fdfed_client.metrics import AgentMetrics
 from fdfed_client.site import Site
 
@@ -41,8 +47,14 @@ class Watchers:
 
 
 @contextmanager
-def watched(config: SiteConfig) -> Iterator[Watchers]:
-    """Serves metrics and console of the site's agent for the time of the context."""
+def watched(
+    config: SiteConfig, *, membership: Membership, presence: Presence
+) -> Iterator[Watchers]:
+    """Serves metrics, health and console of the site's agent for the time of the context.
+
+    Args:
+        presence: how the node stands with its coordinator.
+    """
     registry, log = process_registry(), config.state / "audit.log"
     history = exported(log) if log.exists() else ()
     watchers = Watchers(
@@ -57,6 +69,7 @@ def watched(config: SiteConfig) -> Iterator[Watchers]:
     with (
         serving(
             registry,
+            agent_health(config, membership=membership, presence=presence),
             address=config.metrics_bind,
             port=config.metrics_port,
             setting="metrics_port in site.toml",
@@ -69,3 +82,22 @@ def watched(config: SiteConfig) -> Iterator[Watchers]:
         ),
     ):
         yield watchers
+
+
+def agent_health(config: SiteConfig, *, membership: Membership, presence: Presence) -> Health:
+    """What `/healthz` and `/readyz` of the site's agent look at."""
+
+    def certificate() -> str:
+        # Read each time: it may have been renewed.
+        found = x509.load_pem_x509_certificate(config.certificate.read_bytes())
+        return not_expired({"the site's certificate": found.not_valid_after_utc})
+
+    return Health(
+        live={"agent loop": presence.loop.check},
+        ready={
+            "coordinator": presence.check,
+            "roster": membership.check,
+            "certificate": certificate,
+            "state": partial(state_is_writable, config.state),
+        },
+    )

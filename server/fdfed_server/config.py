@@ -90,3 +90,18 @@ class FederationConfig(Frozen):
         )
         paths = {name: base / getattr(config.server, name) for name in names}
         return config.model_copy(update={"server": config.server.model_copy(update=paths)})
+
+    def on_this_machine(
+        self, *, state: Path | None = None, watch_bind: str | None = None
+    ) -> FederationConfig:
+        """The same with what the command line says of the machine, where it says something.
+
+        Args:
+            watch_bind: address of metrics, health and console.
+        """
+        update: dict[str, object] = {}
+        if state is not None:
+            update["state"] = state.resolve()
+        if watch_bind is not None:
+            update |= {"metrics_bind": watch_bind, "console_bind": watch_bind}
+        return self.model_copy(update={"server": self.server.model_copy(update=update)})

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 from collections.abc import Collection, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Final
 
 from cryptography import x509
@@ -18,6 +19,7 @@ from fdfed.config import RunPlan
 from fdfed.errors import InvalidInput
 from fdfed.evaluation.results import RunResults
 from fdfed.exchange import HpkePrivateKey
+from fdfed.health import Pulse
 from fdfed.plan_signature import read_plan_key, sign_plan
 from fdfed.roster import Roster
 from fdfed.roster_keeper import RosterKeeper
@@ -50,15 +52,21 @@ _BLINDING: Final = {
     "on": "on, this process sees distances between prototypes, never a prototype",
     "deterministic": "deterministic, it hides nothing from this process (test only)",
 }
+_STAY_SECONDS: Final = 1.0
 _TWO_SITES: Final = (
     "; two sites alone: each can compute the other's prototypes exactly from its cotangents"
 )
 
 
-def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] = ()) -> RunResults:
+def run_coordinator(
+    config: FederationConfig, *, observers: Sequence[Observer] = (), stay: bool = False
+) -> RunResults:
     """Runs the federation of `config` to its end, from the last complete round in its state.
 
     Leaves `results/` in the state folder: model, results, table and report, aggregates only.
+
+    Args:
+        stay: then go on serving metrics and console until interrupted.
 
     Raises:
         InvalidInput: if the state folder belongs to another run or another coordinator, or a port
@@ -102,8 +110,17 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
         service = _exchange_service(server, hub, plan, hpke_key, membership)
         service.start()
         stack.callback(service.stop, grace=0.2)
+        pulse = Pulse()
         watchers = stack.enter_context(
-            watched(server, state, hub=hub, service=service, membership=membership)
+            watched(
+                server,
+                state,
+                hub=hub,
+                service=service,
+                superlink=superlink,
+                membership=membership,
+                pulse=pulse,
+            )
         )
         blinded = plan.exchange.blinding == "on"
         loop = RoundLoop(
@@ -129,12 +146,25 @@ def run_coordinator(config: FederationConfig, *, observers: Sequence[Observer] =
             with membership:
                 outcome.append(loop.run(grid, state))
 
-        run_server_app(app, superlink=superlink, node_keys=_keys(membership.roster, plan))
+        run_server_app(
+            app, superlink=superlink, node_keys=_keys(membership.roster, plan), pulse=pulse
+        )
         results = results_of(outcome[0], transport="mTLS", sealed=True, blinded=blinded)
         write_run(server.state / "results", outcome[0], results)
+        if stay:
+            _stay(pulse)
         if outcome[0].stopped is not None:
             raise outcome[0].stopped
         return results
+
+
+def _stay(pulse: Pulse) -> None:
+    """Returns when this process is told to stop."""
+    log.info("the run is complete; metrics and console stay until this process is stopped")
+    with suppress(KeyboardInterrupt):
+        while True:
+            pulse.beat()
+            time.sleep(_STAY_SECONDS)
 
 
 def _membership(server: ServerConfig) -> Membership:

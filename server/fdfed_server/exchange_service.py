@@ -35,6 +35,8 @@ from fdfed_server.hub import ExchangeHub
 log = logging.getLogger(__name__)
 
 _UNWIND_SECONDS: Final = 0.5
+_TURN_SECONDS: Final = 2.0
+"""Within which the event loop takes up something new, else it counts as standing still."""
 
 _SERVICE: Final = pb.DESCRIPTOR.services_by_name["Exchange"].full_name
 _OPTIONS: Final = (
@@ -131,6 +133,7 @@ class ExchangeService:
         self._stop: Callable[[float], None] | None = None
         self._enforce: Callable[[], None] | None = None
         self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def port(self) -> int:
@@ -141,6 +144,18 @@ class ExchangeService:
     def connected(self) -> frozenset[str]:
         """Sites whose stream is open now."""
         return self._connected
+
+    def check(self) -> str:
+        """For readiness: what keeps the service from answering a site now, if anything does."""
+        if self._thread is None or not self._thread.is_alive() or self._loop is None:
+            return "is not served"
+        turned: Future[None] = Future()
+        _soon(self._loop, lambda: turned.set_result(None))
+        try:
+            turned.result(_TURN_SECONDS)
+        except TimeoutError:
+            return "is served by a loop that stands still"
+        return ""
 
     def start(self) -> None:
         """Binds the port and serves until `stop`.
@@ -207,7 +222,7 @@ class ExchangeService:
         def stop(grace: float) -> None:
             loop.call_soon_threadsafe(stopping.put_nowait, grace)
 
-        self._stop = stop
+        self._loop, self._stop = loop, stop
         self._enforce = lambda: _soon(loop, self._dismiss_revoked)
         self._bound.set_result(port)
         await server.stop(await stopping.get())

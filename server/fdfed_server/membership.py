@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import hashes
 
 from fdfed.exchange import ExchangeCode, FrameRefused
 from fdfed.expiry import expiry_notices
+from fdfed.health import not_expired
 from fdfed.roster import Roster, SignedRoster
 from fdfed.roster_keeper import RosterKeeper
 
@@ -63,6 +64,14 @@ class Membership:
     def notices(self) -> tuple[str, ...]:
         """What the operator must hear of certificates that end within 30 days."""
         return expiry_notices(self.certificate_ends)
+
+    def check(self) -> str:
+        """For readiness: why revocations are not heard of here, if they are not."""
+        return "" if self._thread.is_alive() else "is not followed: no run has begun, or it ended"
+
+    def check_own_certificates(self) -> str:
+        """For readiness: which of the coordinator's own certificates has expired, if one has."""
+        return not_expired(self._own_certificates)
 
     @property
     def removed(self) -> frozenset[str]:

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+from fdfed.health import Pulse
+
 _LOOK_SECONDS: Final = 0.2
 
 
@@ -15,12 +17,14 @@ class RunControl:
 
     Args:
         stop: ends the process as an interrupt does, with the state kept.
+        pulse: beats while the run is paused.
     """
 
-    def __init__(self, stop: Callable[[], None]) -> None:
+    def __init__(self, stop: Callable[[], None], *, pulse: Pulse | None = None) -> None:
         self._go = threading.Event()
         self._go.set()
         self._stop = stop
+        self._pulse = pulse or Pulse()
 
     @property
     def paused(self) -> bool:
@@ -42,4 +46,4 @@ class RunControl:
     def await_permission(self) -> None:
         """Returns once the run is not paused; an interrupt gets through meanwhile."""
         while not self._go.wait(_LOOK_SECONDS):
-            pass
+            self._pulse.beat()

@@ -7,13 +7,16 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from fdfed import console
+from fdfed.health import Health, Pulse, state_is_writable
 from fdfed.metrics import process_registry, serving
 from fdfed_server.config import ServerConfig
 from fdfed_server.console import Board, coordinator_console
 from fdfed_server.exchange_service import ExchangeService
+from fdfed_server.flower import SuperLink
 from fdfed_server.hub import ExchangeHub
 from fdfed_server.membership import Membership
 from fdfed_server.metrics import HubCollector, RosterCollector, RunMetrics
@@ -40,9 +43,15 @@ def watched(
     *,
     hub: ExchangeHub,
     service: ExchangeService,
+    superlink: SuperLink,
     membership: Membership,
+    pulse: Pulse,
 ) -> Iterator[Watchers]:
-    """Serves metrics and console, and keeps the status file, for the time of the context."""
+    """Serves metrics, health and console, and keeps the status file, for the time of the context.
+
+    Args:
+        pulse: the round loop's.
+    """
     plan, registry = state.plan, process_registry()
     registry.register(
         HubCollector(hub.snapshot, sites=plan.sites, online=lambda: service.connected)
@@ -53,7 +62,7 @@ def watched(
         )
     )
     metrics = RunMetrics(registry)
-    control = RunControl(lambda: os.kill(os.getpid(), signal.SIGINT))
+    control = RunControl(lambda: os.kill(os.getpid(), signal.SIGINT), pulse=pulse)
     board = Board(
         plan,
         run_id=state.run_id,
@@ -76,6 +85,16 @@ def watched(
         ) as status,
         serving(
             registry,
+            Health(
+                live={"round loop": pulse.check},
+                ready={
+                    "fleet port": superlink.check,
+                    "exchange port": service.check,
+                    "roster": membership.check,
+                    "certificates": membership.check_own_certificates,
+                    "state": partial(state_is_writable, server.state),
+                },
+            ),
             address=server.metrics_bind,
             port=server.metrics_port,
             setting=f"metrics_port {_TABLE}",

@@ -493,6 +493,20 @@ def test_a_taken_port_is_named_with_the_setting_to_change(
         SuperLink(config).start()
 
 
+def test_a_superlink_that_hangs_or_is_down_is_not_ready_until_it_answers_again(
+    config: ServerConfig, superlink: SuperLink
+) -> None:
+    assert SuperLink(config).check() == "is down, and is started again"
+    assert superlink.check() == ""
+    hung = superlink.pid
+    assert hung is not None
+    os.kill(hung, signal.SIGSTOP)
+    assert superlink.check() == "does not answer"
+    os.kill(hung, signal.SIGKILL)
+    _wait_for(lambda: superlink.pid not in (None, hung), 30)
+    _wait_for(lambda: superlink.check() == "", 30)
+
+
 def _alive(pid: int) -> bool:
     stat = Path(f"/proc/{pid}/stat")
     return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"

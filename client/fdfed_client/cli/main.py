@@ -63,6 +63,13 @@ def agent(
             min=1, help="CPU threads; with 1, results repeat bit for bit. Default: all cores."
         ),
     ] = None,
+    watch_bind: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of metrics, health and console, whatever site.toml says; in a container "
+            "0.0.0.0."
+        ),
+    ] = None,
     log_format: Annotated[
         Literal["text", "json"], typer.Option(help="json: one object a line, for services.")
     ] = "text",
@@ -94,6 +101,9 @@ def agent(
     loaded = site_config(site, config)
     if device is not None:
         loaded = loaded.model_copy(update={"device": device})
+    if watch_bind is not None:
+        watched = {"metrics_bind": watch_bind, "console_bind": watch_bind}
+        loaded = loaded.model_copy(update=watched)
     if threads is not None:
         torch.set_num_threads(threads)
     lock = only_process(

@@ -8,11 +8,13 @@ from fdfed_client.flower._release import FLOWER_VERSION
 from fdfed_client.flower.environment import prepare_process
 from fdfed_client.flower.fleet import MessageTooLarge
 from fdfed_client.flower.node import MAX_MESSAGE_BYTES, run_node
+from fdfed_client.flower.presence import Presence
 
 __all__ = [
     "FLOWER_VERSION",
     "MAX_MESSAGE_BYTES",
     "MessageTooLarge",
+    "Presence",
     "prepare_process",
     "run_node",
 ]

@@ -18,6 +18,7 @@ import httpx
 
 from fdfed.errors import CryptoError
 from fdfed_client.flower.fleet import Fleet, clock_difference
+from fdfed_client.flower.presence import Presence
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,6 +52,7 @@ class Link:
         patience: how long, in seconds, a refused key is tried again. A node that was killed counts
             as online until its heartbeat is missed, and is refused as its own double so long.
         tell: gets one line for people each time that something changes.
+        presence: is told of every turn, and of how the coordinator answers.
     """
 
     def __init__(
@@ -62,7 +64,9 @@ class Link:
         heartbeat_seconds: float,
         patience: float,
         tell: Callable[[str], None],
+        presence: Presence | None = None,
     ) -> None:
+        self._presence = presence or Presence()
         self._fleet = fleet
         self._server = server
         self._stop = stop
@@ -96,6 +100,7 @@ class Link:
                     raise Stopping from err
             else:
                 self._ever_joined = True
+                self._presence.joined(self._interval)
                 self._tell(f"connected to {self._server}")
                 return node_id
 
@@ -118,6 +123,7 @@ class Link:
     ) -> T:
         pause = _FIRST_PAUSE
         while True:
+            self._presence.loop.beat()
             try:
                 result = call(*args, **kwargs)
             except httpx.HTTPStatusError as err:
@@ -141,12 +147,14 @@ class Link:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _note_away(self, how: str) -> None:
+        self._presence.note_away(how)
         with self._lock:
             news, self._away = not self._away, True
         if news:
             self._tell(f"{self._server} {how}; trying again until it answers")
 
     def _note_back(self) -> None:
+        self._presence.note_back()
         with self._lock:
             news, self._away = self._away, False
         if news:
@@ -184,10 +192,13 @@ class Link:
 
     def heartbeat(self, node_id: int) -> Heartbeat:
         """The node's sign of life, to be used as a context manager."""
-        return Heartbeat(lambda: self._fleet.beat(node_id), self._interval)
+        return Heartbeat(
+            lambda: self._fleet.beat(node_id), self._interval, on_heard=self._presence.heard
+        )
 
     def leave(self, node_id: int) -> None:
         """Says goodbye, if the coordinator is there to hear it."""
+        self._presence.left()
         if self._away:
             return
         try:
@@ -202,10 +213,20 @@ class Heartbeat:
     A node can be alive and answered, and yet be counted as gone: `check` is how it finds out. A
     beat that arrives makes the SuperLink count the node as online, whatever it thought before; only
     a node that was removed, or whose beats do not get through, has to join again.
+
+    Args:
+        on_heard: called, in the thread, after each beat that was answered.
     """
 
-    def __init__(self, beat: Callable[[], bool], interval: float) -> None:
+    def __init__(
+        self,
+        beat: Callable[[], bool],
+        interval: float,
+        *,
+        on_heard: Callable[[], None] = lambda: None,
+    ) -> None:
         self._beat = beat
+        self._on_heard = on_heard
         self._interval = interval
         self._done = threading.Event()
         self._lost = ""
@@ -246,6 +267,7 @@ class Heartbeat:
                 continue
             else:
                 self._last = time.monotonic()
+                self._on_heard()
 
 
 def _raise_if_final(err: httpx.HTTPStatusError) -> None:

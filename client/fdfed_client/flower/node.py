@@ -36,6 +36,7 @@ from fdfed_client.egress import Cleared, EgressGate, PolicyRefusal, public_reaso
 from fdfed_client.flower.environment import prepare_process
 from fdfed_client.flower.fleet import Fleet, MessageTooLarge
 from fdfed_client.flower.link import Heartbeat, Link, MembershipLost, RequestRefused, Stopping
+from fdfed_client.flower.presence import Presence
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ def run_node(
     key_patience: float | None = None,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     on_event: Callable[[str], None] | None = None,
+    presence: Presence | None = None,
 ) -> None:
     """Serves the coordinator until `stop` is set: a message at a time, in this thread.
 
@@ -88,6 +90,7 @@ def run_node(
             node that was killed is still counted as online, and its successor refused.
         max_message_bytes: a larger message is refused, and the coordinator is told so.
         on_event: gets one line for people whenever the connection changes or a message is done.
+        presence: is kept up to date with how the coordinator hears the node.
 
     Raises:
         CryptoError: if the coordinator does not know the key, or is not who it should be.
@@ -115,6 +118,7 @@ def run_node(
         heartbeat_seconds=heartbeat_seconds,
         patience=2 * heartbeat_seconds + 5 if key_patience is None else key_patience,
         tell=tell,
+        presence=presence,
     )
     node = _Node(app, fleet, link, gate=gate, site=site, max_bytes=max_message_bytes, tell=tell)
     try:

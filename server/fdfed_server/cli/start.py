@@ -20,6 +20,21 @@ def start(
     state: Annotated[
         Path | None, typer.Option(help="Folder of everything that a restart needs.")
     ] = None,
+    watch_bind: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of metrics, health and console, whatever federation.toml says; in a "
+            "container 0.0.0.0."
+        ),
+    ] = None,
+    stay: Annotated[
+        bool,
+        typer.Option(
+            "--stay",
+            help="When the run is complete, go on serving metrics and console until "
+            "stopped, for whatever would start an ended service again.",
+        ),
+    ] = False,
     tensorboard: Annotated[
         Path | None, typer.Option(help="Folder for TensorBoard's curves; an optional extra.")
     ] = None,
@@ -44,11 +59,7 @@ def start(
     from fdfed_server.progress import ProgressBars
     from fdfed_server.tensorboard import tensorboard_observers
 
-    loaded = FederationConfig.load(config)
-    if state is not None:
-        loaded = loaded.model_copy(
-            update={"server": loaded.server.model_copy(update={"state": state.resolve()})}
-        )
+    loaded = FederationConfig.load(config).on_this_machine(state=state, watch_bind=watch_bind)
     console = Console()
     talks = not quiet and log_format == "text"
     curves = tensorboard_observers(tensorboard)
@@ -58,10 +69,10 @@ def start(
         if talks and console.is_terminal:
             configure_logging(log_format, quiet=True, console=console)
             bars = stack.enter_context(ProgressBars(console))
-            results = run_coordinator(loaded, observers=[bars, *curves])
+            results = run_coordinator(loaded, observers=[bars, *curves], stay=stay)
         else:
             configure_logging(log_format, quiet=quiet)
-            results = run_coordinator(loaded, observers=[EventLog(), *curves])
+            results = run_coordinator(loaded, observers=[EventLog(), *curves], stay=stay)
     if talks:
         console.print(scores_table(results))
         report = loaded.server.state / "results" / "report.html"

@@ -26,6 +26,7 @@ from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.grid import HttpGrid
 
+from fdfed.health import Pulse
 from fdfed.wire import check_expansion
 from fdfed_server.flower.calls import connect, flower_key, patient_retry, translated
 from fdfed_server.flower.superlink import SuperLink
@@ -54,9 +55,18 @@ class RunGrid(HttpGrid):
 
     Args:
         node_keys: site name → OpenSSH public key, from the roster.
+        pulse: beats with every look for nodes or replies: the round loop goes round.
     """
 
-    def __init__(self, superlink: SuperLink, *, token: str, node_keys: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        superlink: SuperLink,
+        *,
+        token: str,
+        node_keys: Mapping[str, str],
+        pulse: Pulse | None = None,
+    ) -> None:
+        self._pulse = pulse or Pulse()
         super().__init__(superlink.control_address, False, superlink.root_certificates, token=token)
         self._superlink = superlink
         self._retry_invoker = patient_retry()
@@ -97,6 +107,7 @@ class RunGrid(HttpGrid):
 
     def get_nodes(self) -> list[NodeInfo]:
         """All nodes that are online, as the SuperLink knows them."""
+        self._pulse.beat()
         with translated("asking who is online"):
             return list(super().get_nodes())
 
@@ -107,6 +118,7 @@ class RunGrid(HttpGrid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """The replies that have arrived to the messages `message_ids`, each handed out once."""
+        self._pulse.beat()
         with translated("fetching replies"):
             found = self.runtime.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
             pairs = zip(found.messages_list, found.message_object_trees, strict=True)

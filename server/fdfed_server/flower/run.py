@@ -34,6 +34,7 @@ from flwr.supercore.interceptors import (
 from flwr.supercore.runtime import RuntimeHttpClient
 
 from fdfed.errors import ConnectionFailed
+from fdfed.health import Pulse
 from fdfed_server.flower.bundle import config_only_bundle
 from fdfed_server.flower.calls import connect, register_sites, stop_old_runs, translated
 from fdfed_server.flower.grid import RunGrid
@@ -64,18 +65,20 @@ def run_server_app(
     superlink: SuperLink,
     node_keys: Mapping[str, str],
     run_config: Mapping[str, ConfigValue] | None = None,
+    pulse: Pulse | None = None,
 ) -> int:
     """Runs `app` in this thread as a new run of `superlink`; returns the run's number at the end.
 
     Args:
         node_keys: site name → OpenSSH public key, from the roster; no other node is let in.
         run_config: what the app finds in `context.run_config`.
+        pulse: beats whenever the app looks for nodes or replies.
 
     Raises:
         ConnectionFailed: if the SuperLink is away for too long.
         Exception: what the app raises; the run is then marked as failed.
     """
-    with open_run(superlink, node_keys=node_keys, run_config=run_config) as session:
+    with open_run(superlink, node_keys=node_keys, run_config=run_config, pulse=pulse) as session:
         app(grid=session.grid, context=session.context)
         return session.run_id
 
@@ -86,6 +89,7 @@ def open_run(
     *,
     node_keys: Mapping[str, str],
     run_config: Mapping[str, ConfigValue] | None = None,
+    pulse: Pulse | None = None,
 ) -> Iterator[ServerSession]:
     """A new run, whose task this process holds until the block ends; see `run_server_app`.
 
@@ -97,7 +101,7 @@ def open_run(
     token = _acquire(superlink, _start(superlink))
     status, details = SubStatus.FAILED, ""
     with (
-        RunGrid(superlink, token=token, node_keys=node_keys) as grid,
+        RunGrid(superlink, token=token, node_keys=node_keys, pulse=pulse) as grid,
         connect(
             RuntimeHttpClient,
             superlink,

@@ -84,6 +84,16 @@ class SuperLink:
         child = self._child
         return child.pid if child is not None and child.poll() is None else None
 
+    def check(self) -> str:
+        """For readiness: what keeps the child from answering over TLS now, if anything does."""
+        if self.pid is None:
+            return "is down, and is started again"
+        try:
+            with self._loopback() as client:
+                return "" if client.get(HEALTH_PATH).is_success else "answers with an error"
+        except httpx.TransportError:
+            return "does not answer"
+
     def start(self) -> None:
         """Starts the child; returns once it answers over TLS.
 
@@ -198,19 +208,22 @@ class SuperLink:
         return self.state / "superlink.stderr"
 
     def _await_answer(self) -> None:
-        context = ssl.create_default_context(cadata=self.root_certificates.decode())
-        url = f"https://{self.control_address}{HEALTH_PATH}"
         deadline = time.monotonic() + self._start_timeout
-        # Not through a proxy that the environment may name: this is loopback.
-        with httpx.Client(verify=context, trust_env=False, timeout=2) as client:
+        with self._loopback() as client:
             while not self._answered:
                 with suppress(httpx.TransportError):
-                    self._answered = client.get(url).is_success
+                    self._answered = client.get(HEALTH_PATH).is_success
                 if not self._answered and (
                     time.monotonic() > deadline or self.restarts >= _DEATHS_AT_START
                 ):
                     raise ConnectionFailed(self._why_it_did_not_start())
                 time.sleep(0 if self._answered else 0.05)
+
+    def _loopback(self) -> httpx.Client:
+        """A client of the control port; not through a proxy that the environment may name."""
+        context = ssl.create_default_context(cadata=self.root_certificates.decode())
+        address = f"https://{self.control_address}"
+        return httpx.Client(base_url=address, verify=context, trust_env=False, timeout=2)
 
     def _why_it_did_not_start(self) -> str:
         try:

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
+from fdfed.health import Health
 from fdfed.metrics import process_registry, serving
 
 
@@ -28,7 +29,7 @@ def scrape(port: int) -> dict[str, float]:
 def test_what_the_registry_holds_is_served_while_the_context_lasts() -> None:
     registry, port = process_registry(), free_port()
     Gauge("fdfed_answer", "For the test.", registry=registry).set(42)
-    with serving(registry, address="127.0.0.1", port=port, setting="metrics_port"):
+    with serving(registry, Health(), address="127.0.0.1", port=port, setting="metrics_port"):
         found = scrape(port)
         assert found["fdfed_answer"] == 42
         assert found["process_resident_memory_bytes"] > 0
@@ -49,12 +50,14 @@ def test_a_port_that_is_taken_is_a_warning_that_names_the_setting(
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with serving(process_registry(), address="127.0.0.1", port=port, setting="metrics_port"):
+        with serving(
+            process_registry(), Health(), address="127.0.0.1", port=port, setting="metrics_port"
+        ):
             pass
     assert "set metrics_port to a free port" in caplog.text
 
 
 def test_port_zero_serves_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    with serving(process_registry(), address="127.0.0.1", port=0, setting="metrics_port"):
+    with serving(process_registry(), Health(), address="127.0.0.1", port=0, setting="metrics_port"):
         pass
     assert not caplog.records
