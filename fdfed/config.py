@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fdfed import plugins, strict_json
+from fdfed.defence_plan import DefencePlan
 from fdfed.errors import InvalidInput
 from fdfed.privacy_plan import PrivacyPlan
 
@@ -216,6 +217,7 @@ class RunPlan(Frozen):
     method: MethodPlan = MethodPlan()
     alpha: AlphaPlan = AlphaPlan()
     exchange: ExchangePlan = ExchangePlan()
+    defence: DefencePlan = DefencePlan()
     privacy: PrivacyPlan | None = None
     """Differential privacy; `None`: there is none, and no ε is printed anywhere."""
 
@@ -277,7 +279,8 @@ class RunPlan(Frozen):
                 f"strategy = {self.strategy} has no peers to exchange with, so loss = fd+exch has "
                 "no meaning there; use loss = fd or seg"
             )
-        problems = () if self.privacy is None else tuple(self.privacy.problems(self))
+        problems = tuple(self.defence.problems(self))
+        problems += () if self.privacy is None else tuple(self.privacy.problems(self))
         if problems:
             raise ValueError("; ".join(problems))
         return self

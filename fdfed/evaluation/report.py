@@ -139,13 +139,15 @@ def _tap_rows(results: RunResults) -> list[TapRow]:
 
 
 def _incidents(results: RunResults) -> Iterator[Incident]:
-    """Repeated rounds, refused updates, and sites that were away."""
+    """Repeated rounds, updates refused or bounded, and sites that were away."""
     for record in results.rounds:
         if record.attempt > 1:
             yield Incident(record.round, f"met its quorum on attempt {record.attempt}")
         for name, site in record.sites.items():
             if site.refused is not None:
                 yield Incident(record.round, f"update of {name} left out: {site.refused}")
+            if site.why_bounded is not None:
+                yield Incident(record.round, f"{name} {site.why_bounded}")
         away = [name for name in results.sites if record.sites and name not in record.sites]
         if away:
             yield Incident(record.round, f"without {', '.join(away)}")

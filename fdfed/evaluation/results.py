@@ -104,8 +104,23 @@ class SiteRound:
     staleness_max: int | None = None
     refused: str | None = None
     """Why the site's update was left out of the aggregate; `None` if it was folded in."""
+    bounded_to: float | None = None
+    """The norm that its update was scaled down to before it entered; `None` if it entered as long
+    as it came (`drift`)."""
+    clipped: int | None = None
+    """Running statistics of its update that were clipped; `None` if none were."""
     privacy: SitePrivacy | None = None
     """As the site reported it with its scores; `None` without differential privacy."""
+
+    @property
+    def why_bounded(self) -> str | None:
+        """What of its update was bounded, after the site's name; `None` if nothing was."""
+        found = []
+        if self.bounded_to is not None and self.drift is not None:
+            found.append(f"moved by {self.drift:.4g} and counts as {self.bounded_to:.4g}")
+        if self.clipped is not None:
+            found.append(f"had {self.clipped} running statistics clipped")
+        return " and ".join(found) or None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

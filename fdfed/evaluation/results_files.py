@@ -75,6 +75,8 @@ ROUND_COLUMNS: Final = (
     "staleness_mean",
     "staleness_max",
     "refused",
+    "bounded_to",
+    "clipped",
 )
 
 

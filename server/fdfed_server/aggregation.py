@@ -62,18 +62,37 @@ class WeightedAverage:
             if own.dtype.kind == "i" and ((value < 0) | (value > _MAX_COUNT)).any():
                 raise WireError(f"the counter {name!r} of the update is not in 0 to {_MAX_COUNT}")
 
-    def fold(self, weights: Mapping[str, NDArray[Any]], *, num_examples: int) -> float:
-        """Adds one site's checked weights; returns how far the site moved, ‖W_s − W‖₂."""
+    def fold(
+        self,
+        weights: Mapping[str, NDArray[Any]],
+        *,
+        num_examples: int,
+        square_move: float | None = None,
+    ) -> float:
+        """Adds one site's checked weights; returns how far the site moved, ‖W_s − W‖₂.
+
+        Args:
+            square_move: `self.square_move(weights)` where it is known already.
+        """
         for name in self._reference:
             term = weights[name].astype(np.float64) * num_examples
             if name in self._sums:
                 self._sums[name] += term
             else:
                 self._sums[name] = term
-        square_move = self._square_distance(weights)
+        if square_move is None:
+            square_move = self.square_move(weights)
         self._examples += num_examples
         self._square_moves += num_examples * square_move
         return float(np.sqrt(square_move))
+
+    def square_move(self, weights: Mapping[str, NDArray[Any]]) -> float:
+        """‖weights − W‖² over the measured tensors."""
+        with np.errstate(over="ignore"):  # infinite then, as it should be
+            return sum(
+                float(np.square(weights[name].astype(np.float64) - self._reference[name]).sum())
+                for name in self._measured
+            )
 
     @property
     def examples(self) -> int:
@@ -97,12 +116,5 @@ class WeightedAverage:
         when every site made the same update; with one gradient step a round it is the spread of
         the sites' gradients times the learning rate.
         """
-        mean_move = self._square_distance(average)
+        mean_move = self.square_move(average)
         return float(np.sqrt(max(0.0, self._square_moves / self._examples - mean_move)))
-
-    def _square_distance(self, weights: Mapping[str, NDArray[Any]]) -> float:
-        """‖weights − W‖² over the measured tensors."""
-        return sum(
-            float(np.square(weights[name].astype(np.float64) - self._reference[name]).sum())
-            for name in self._measured
-        )

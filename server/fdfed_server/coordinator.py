@@ -199,10 +199,15 @@ def _plan_key(server: ServerConfig, roster: Roster) -> ed25519.Ed25519PrivateKey
 
 def _weights_layer(plan: RunPlan) -> str:
     if plan.aggregation == "plain":
-        return "not masked, this process reads each site's update"
+        bound = "bounded" if plan.defence.update_bound == "on" else "NOT bounded"
+        return f"not masked, this process reads each site's update; their size is {bound}"
+    unbounded = "so the size of one site's update is not bounded"
     if len(plan.sites) == 2:
-        return "masked, but of two sites each has the other's update when it takes its own away"
-    return "masked, this process reads their sum alone"
+        return (
+            "masked, but of two sites each has the other's update when it takes its own away; "
+            f"this process reads their sum, {unbounded}"
+        )
+    return f"masked, this process reads their sum alone, {unbounded}"
 
 
 def _plan_for(plan: RunPlan, roster: Roster, *, invited: Collection[str] = ()) -> RunPlan:

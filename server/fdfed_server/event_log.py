@@ -57,6 +57,8 @@ class EventLog(Observer):
         for site, entry in record.sites.items():
             if entry.refused is not None:
                 log.warning("round %d: %s was left out: %s", record.round, site, entry.refused)
+            if entry.why_bounded is not None:
+                log.warning("round %d: %s %s", record.round, site, entry.why_bounded)
         score = record.mean_val_dice
         log.info(
             "round %d is complete: validation Dice %s",

@@ -101,6 +101,9 @@ class ProgressBars(Observer):
             if entry.refused is not None:
                 text = f"{site} was left out: {entry.refused}"
                 self._console.print(text, style="yellow", markup=False, highlight=False)
+            if entry.why_bounded is not None:
+                text = f"{site} {entry.why_bounded}"
+                self._console.print(text, style="yellow", markup=False, highlight=False)
         if not self._console.is_terminal:
             self._console.print(f"round {record.round}  {note}", highlight=False)
 

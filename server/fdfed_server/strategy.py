@@ -34,8 +34,9 @@ from fdfed.wire import (
     TrainInstruction,
 )
 from fdfed_server.aggregation import WeightedAverage
+from fdfed_server.folding import check_quorum, fold_replies
 from fdfed_server.masked_sum import MaskedSum
-from fdfed_server.private_terms import stop_if_spent, terms_of_releases
+from fdfed_server.private_terms import terms_of_releases
 from fdfed_server.run_state import UNKNOWN_SCORE, Best, GlobalModel, RunState
 from fdfed_server.selection import displaces
 from fdfed_server.site_reply import Attempt, SiteReply
@@ -47,6 +48,7 @@ from fdfed_server.trained_round import (
     nbytes_of,
     plain_round,
 )
+from fdfed_server.update_bound import UpdateBound
 
 _NOTHING: Final = np.empty(0, np.uint64)
 
@@ -173,31 +175,23 @@ class Strategy:
         if self.plan.aggregation == "masked":
             return self._aggregate_masked(state, asked, replies)
         average = WeightedAverage(state.model.weights, measured=self._trained)
-        accepted = Accepted()
-        for reply in replies:
-            stop_if_spent(reply.site, reply.failure, server_round)
-            try:
-                result = asked.plain(reply)
-                average.check(result.weights)
-            except WireError as err:
-                accepted.refused[reply.site] = str(err)
-                continue
-            accepted.moves[reply.site] = average.fold(
-                result.weights, num_examples=result.num_examples
-            )
-            accepted.bytes_up += nbytes_of(result.weights)
-            # The weights are in the sum; keeping them would make memory grow with the sites.
-            accepted.results[reply.site] = replace(result, weights={})
-            # Else this reply is in memory still while the next one arrives.
-            del reply, result
-        quorum = self.quorum
-        if len(accepted.results) < quorum:
-            reasons = "; ".join(f"{site}: {why}" for site, why in accepted.refused.items())
-            raise QuorumNotMet(
-                f"round {server_round}, attempt {attempt}: the weights of {len(accepted.results)} "
-                f"site(s) entered, {quorum} are needed ({reasons or 'no reply from the others'})"
-            )
+        accepted = fold_replies(asked, replies, average, self._bound(state, server_round))
+        check_quorum(asked, accepted, self.quorum)
         return self._plain_round(state, asked, average, accepted)
+
+    def _bound(self, state: RunState, server_round: int) -> UpdateBound | None:
+        """What an update is held to; None where the plan wants no bound, or there is nobody whom
+        it would protect: with one site, or no common weights."""
+        plan = self.plan
+        if plan.defence.update_bound == "off" or len(plan.sites) < 2 or not self._trained:
+            return None
+        return UpdateBound(
+            plan,
+            state.model.weights,
+            trained=self._trained,
+            history=state.history,
+            server_round=server_round,
+        )
 
     def _plain_round(
         self, state: RunState, asked: Attempt, average: WeightedAverage, accepted: Accepted

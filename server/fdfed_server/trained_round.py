@@ -15,6 +15,7 @@ from fdfed.privacy import ContributionLayout, Measures
 from fdfed.wire import MaskedResult, TrainResult, Weights
 from fdfed_server.run_state import GlobalModel
 from fdfed_server.site_reply import Attempt
+from fdfed_server.update_bound import Bounded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,9 @@ class Accepted:
 
     results: dict[str, TrainResult] = field(default_factory=dict)
     moves: dict[str, float] = field(default_factory=dict)
+    """‖W_s − W‖ of each, as it came."""
+    bounded: dict[str, Bounded] = field(default_factory=dict)
+    """What the bound made of each."""
     refused: dict[str, str] = field(default_factory=dict)
     bytes_up: int = 0
 
@@ -84,6 +88,8 @@ def plain_round(
             num_examples=result.num_examples,
             drift=accepted.moves[site] if moved else None,
             seconds=_or_none(result.seconds),
+            bounded_to=accepted.bounded[site].scaled_to,
+            clipped=accepted.bounded[site].clipped or None,
             **_exchanged(result.exchange),
         )
         for site, result in results.items()

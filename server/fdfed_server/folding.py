@@ -1,0 +1,86 @@
+"""Takes the replies of a round, one after the other, into whatever makes their average."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from fdfed.errors import QuorumNotMet, WireError
+from fdfed_server.private_terms import stop_if_spent
+from fdfed_server.site_reply import Attempt, SiteReply
+from fdfed_server.trained_round import Accepted, nbytes_of
+from fdfed_server.update_bound import Bounded, UpdateBound
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class Average(Protocol):
+    """What updates are folded into, as `WeightedAverage` is one."""
+
+    def check(self, weights: Arrays) -> None:
+        """Refuses what must not enter."""
+        ...
+
+    def square_move(self, weights: Arrays) -> float:
+        """How far a site moved, squared."""
+        ...
+
+    def fold(
+        self, weights: Arrays, *, num_examples: int, square_move: float | None = None
+    ) -> float:
+        """Takes one site's weights; returns how far it moved."""
+        ...
+
+
+def fold_replies(
+    asked: Attempt, replies: Iterable[SiteReply], into: Average, bound: UpdateBound | None
+) -> Accepted:
+    """Folds the replies in, in the order given; what does not fit is refused, and why is noted.
+
+    Args:
+        bound: what each update is held to; None lets everything in that is of the model's form.
+
+    Raises:
+        PrivacyBudgetExceeded: if a site's privacy budget is spent.
+    """
+    accepted = Accepted()
+    for reply in replies:
+        stop_if_spent(reply.site, reply.failure, asked.server_round)
+        try:
+            result = asked.plain(reply)
+            into.check(result.weights)
+            square_move = into.square_move(result.weights)
+            update = Bounded(result.weights, square_move)
+            if bound is not None:
+                update = bound.apply(result.weights, square_move)
+        except WireError as err:
+            accepted.refused[reply.site] = str(err)
+            continue
+        into.fold(update.weights, num_examples=result.num_examples, square_move=update.square_move)
+        accepted.moves[reply.site] = math.sqrt(square_move)
+        # Weights are in the average; keeping them would make memory grow with the sites.
+        accepted.bounded[reply.site] = replace(update, weights={})
+        accepted.bytes_up += nbytes_of(result.weights)
+        accepted.results[reply.site] = replace(result, weights={})
+        # Else this reply is in memory still while the next one arrives.
+        del reply, result, update
+    return accepted
+
+
+def check_quorum(asked: Attempt, accepted: Accepted, quorum: int) -> None:
+    """
+    Raises:
+        QuorumNotMet: if fewer sites than `quorum` entered; says why each other one did not.
+    """
+    if len(accepted.results) >= quorum:
+        return
+    reasons = "; ".join(f"{site}: {why}" for site, why in accepted.refused.items())
+    raise QuorumNotMet(
+        f"round {asked.server_round}, attempt {asked.number}: the weights of "
+        f"{len(accepted.results)} site(s) entered, {quorum} are needed "
+        f"({reasons or 'no reply from the others'})"
+    )
