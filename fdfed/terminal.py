@@ -15,6 +15,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from fdfed.errors import EXIT_DONE, EXIT_INTERRUPTED, FdfedError
+from fdfed.log_tags import RunTag
 
 if TYPE_CHECKING:
     from fdfed.evaluation.results import RunResults
@@ -64,6 +65,7 @@ def configure_logging(
         handler.setFormatter(_JsonFormatter())
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    handler.addFilter(RunTag())
     for name in ("fdfed", "fdfed_server", "fdfed_client"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]

@@ -8,6 +8,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fdfed.config import RunPlan
+from fdfed.log_tags import tag_run
 from fdfed.wire import (
     EvaluateInstruction,
     Prepare,
@@ -34,6 +35,7 @@ def build_client_app(
     @app.query("prepare")
     def prepare(message: Message, _: Context) -> Message:
         asked = Prepare.from_record(message.content)
+        tag_run(asked.run_id)
         admit_plan(asked.plan, asked.plan_signature)
         return Message(site.prepare(asked).to_record(), reply_to=message)
 

@@ -20,6 +20,7 @@ from fdfed.errors import InvalidInput
 from fdfed.evaluation.results import RunResults
 from fdfed.exchange import HpkePrivateKey
 from fdfed.health import Pulse
+from fdfed.log_tags import tag_run
 from fdfed.plan_signature import read_plan_key, sign_plan
 from fdfed.roster import Roster
 from fdfed.roster_keeper import RosterKeeper
@@ -104,6 +105,7 @@ def run_coordinator(
         if state is None:
             state = strategy.initial_state(secrets.token_hex(16))
             save_state(folder, state)
+        tag_run(state.run_id)
         hub = ExchangeHub(strategy.cross_site_terms)
         stack.callback(hub.close)
         superlink = stack.enter_context(SuperLink(server))

@@ -14,6 +14,7 @@ import typer
 
 from fdfed import errors
 from fdfed.errors import FdfedError
+from fdfed.log_tags import tag_run
 from fdfed.terminal import configure_logging, run_command
 
 LOGGERS = ("fdfed", "fdfed_server", "fdfed_client")
@@ -158,6 +159,23 @@ def test_every_line_of_the_json_log_is_an_object_with_the_events_own_fields(
     assert first["time"].endswith("+00:00")
     assert odd["seconds"] == 1.5
     assert "ValueError: inside" in failed["traceback"]
+
+
+@pytest.mark.usefixtures("logs")
+def test_every_line_of_a_run_names_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("json")
+    log = logging.getLogger("fdfed_server.hub")
+    log.info("before")
+    tag_run("a1b2")
+    try:
+        log.info("during")
+        log.info("of another", extra={"run_id": "c3"})
+    finally:
+        tag_run("")
+    before, during, other = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert "run_id" not in before
+    assert during["run_id"] == "a1b2"
+    assert other["run_id"] == "c3"
 
 
 @pytest.mark.usefixtures("logs")
