@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import os
 import secrets
@@ -36,6 +37,9 @@ class Access:
             role: folder / f"{role}.token" for role in get_args(Role)
         }
         self._tokens = {role: _token(path) for role, path in self.token_files.items()}
+        # Browsers keep one jar for all ports of a host: two consoles there need two names.
+        digest = hashlib.sha256(self._tokens["viewer"]).hexdigest()
+        self.cookie = f"fdfed_session_{digest[:12]}"
 
     def login(self, token: str) -> str | None:
         """A new session for the holder of a token; None if it is none of ours."""

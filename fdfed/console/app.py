@@ -24,7 +24,6 @@ from fdfed.console.access import SESSION_SECONDS, Access, Role
 
 log = logging.getLogger(__name__)
 
-_COOKIE: Final = "fdfed_session"
 _STATIC: Final = Path(__file__).parent / "static"
 _MAX_FORM: Final = 4096
 _LOOK_SECONDS: Final = 0.25
@@ -103,15 +102,15 @@ def console_app(
             return HTMLResponse(text, status_code=403)
         answer = RedirectResponse("/", status_code=303)
         answer.set_cookie(
-            _COOKIE, session, max_age=SESSION_SECONDS, httponly=True, samesite="strict"
+            access.cookie, session, max_age=SESSION_SECONDS, httponly=True, samesite="strict"
         )
         return answer
 
     @app.post("/logout")
     def logout(request: Request) -> Response:
-        access.logout(request.cookies.get(_COOKIE))
+        access.logout(request.cookies.get(access.cookie))
         answer = RedirectResponse("/login", status_code=303)
-        answer.delete_cookie(_COOKIE)
+        answer.delete_cookie(access.cookie)
         return answer
 
     @app.get("/api/state")
@@ -143,7 +142,7 @@ def require(access: Access, request: Request, role: Role) -> None:
 
 
 def _role(access: Access, request: Request) -> Role | None:
-    return access.role_of(request.cookies.get(_COOKIE))
+    return access.role_of(request.cookies.get(access.cookie))
 
 
 async def _changes(feed: Feed, request: Request) -> AsyncIterator[str]:

@@ -94,7 +94,7 @@ class Federation:
         """Has an operator pause the run after the first round that exchanged something."""
         cookies = urllib.request.HTTPCookieProcessor()
         browser = urllib.request.build_opener(cookies)
-        eventually(lambda: "console: http" in self.log("server"))
+        eventually(lambda: "console: http" in self.log("server"), seconds=280)
         token = urllib.parse.urlencode({"token": self.token("operator")}).encode()
         browser.open(f"{self.console}/login", token, timeout=10).close()
         eventually(lambda: self.status()["completed_rounds"] >= 13, seconds=280)

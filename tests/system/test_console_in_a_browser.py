@@ -83,7 +83,7 @@ def browser(federation: Federation) -> Iterator[Browser]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(tool("chromedriver")))
     try:
-        eventually(lambda: "console: http" in federation.log("server"))
+        eventually(lambda: "console: http" in federation.log("server"), seconds=280)
         yield Browser(driver, federation.console)
     finally:
         driver.quit()

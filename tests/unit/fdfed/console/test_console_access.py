@@ -70,3 +70,9 @@ def test_the_oldest_sessions_give_way_so_that_memory_is_bounded(tmp_path: Path) 
         sessions.append(access.login(token(access, "viewer")))
     alive = [session for session in sessions if access.role_of(session) is not None]
     assert alive == sessions[-64:]
+
+
+def test_two_consoles_of_one_host_do_not_take_each_other_s_session(tmp_path: Path) -> None:
+    here, there = Access(tmp_path / "here"), Access(tmp_path / "there")
+    assert here.cookie != there.cookie
+    assert here.cookie == Access(tmp_path / "here").cookie, "a restart does not litter the jar"

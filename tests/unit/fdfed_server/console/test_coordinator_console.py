@@ -118,7 +118,7 @@ def test_a_form_on_another_page_cannot_act(console: Console) -> None:
 
 def test_after_logout_the_session_is_worth_nothing(console: Console) -> None:
     console.login("operator")
-    session = console.browser.cookies["fdfed_session"]
+    session = console.browser.cookies[console.access.cookie]
     console.browser.post("/logout", follow_redirects=False)
     assert console.access.role_of(session) is None
 
