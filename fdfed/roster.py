@@ -97,7 +97,8 @@ class SiteIdentity(Frozen):
     def _is_elliptic(cls, text: str) -> str:
         try:
             key = load_ssh_public_key(text.encode())
-        except (ValueError, UnsupportedAlgorithm) as err:
+        # NotImplementedError: of a compressed point
+        except (ValueError, UnsupportedAlgorithm, NotImplementedError) as err:
             raise ValueError("is not an OpenSSH public key") from err
         if not isinstance(key, ec.EllipticCurvePublicKey):
             raise ValueError("is not an elliptic-curve key (ecdsa-sha2-nistp256 or -nistp384)")

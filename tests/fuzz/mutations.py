@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from tests.fuzz.target import JsonPart, Target
 
 _LENGTHS = (0, 1, 0x7F, 0xFFFF, 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1)
-_DEEP, _LONG = "@deep@", "@long@"
+_DEEP, _NESTED, _LONG = "@deep@", "@nested@", "@long@"
 _RAW = {
     json.dumps(_DEEP): "[" * 20_000 + "]" * 20_000,
+    # Read without trouble, and too much for whoever then walks through it with more calls a level.
+    json.dumps(_NESTED): "[" * 300 + "]" * 300,
     json.dumps(_LONG): "9" * 5_000,
 }
 """What no Python value stands for: nesting, and an integer, beyond what is converted."""
@@ -21,7 +23,19 @@ _RAW = {
 HOSTILE: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, 10**400, -(10**400)),
     *(0.5, -0.0, 1e308, 5e-324, float("nan"), float("inf"), float("-inf")),
-    *("", " ", "\x00", "\ud800", "ａｄ", "site\n", "../../etc/passwd", "é" * 70_000, _DEEP, _LONG),
+    *(
+        "",
+        " ",
+        "\x00",
+        "\ud800",
+        "ａｄ",
+        "site\n",
+        "../../etc/passwd",
+        "é" * 70_000,
+        _DEEP,
+        _NESTED,
+        _LONG,
+    ),
     *([], {}, [[]], [None] * 1000, {"": {}}, [[[[[[]]]]]]),
 )
 

@@ -10,6 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import x25519
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from fdfed.enrolment import EnrolmentAnswer, EnrolmentRequest
+from fdfed.privacy.accounting import Release
+from fdfed.privacy.ledger import Entry, _document
 from fdfed.roster import sign_roster
 from tests.fuzz import parties
 from tests.fuzz.parties import PLAN, RUN
@@ -57,5 +59,11 @@ def joining() -> Seeds:
     yield "masking-key", "valid", json.dumps(announced).encode()
     low_order = announced | {"public_key": "0" * 64}
     yield "masking-key", "low-order", json.dumps(low_order).encode()
+    asked = b"PUT\n/v1/enrolment/tnbc\n" + b"k" * 64 + b"\n\n"
+    yield "enrolment-desk", "request", asked + made.model_dump_json().encode()
+    yield "enrolment-desk", "answer", asked.replace(b"PUT", b"GET")
+    spent = Release(noise_multiplier=1.5, sample_rate=0.5, steps=3)
+    entered = Entry(run_id=RUN, server_round=1, attempt=1, kind="weights", release=spent)
+    yield "privacy-ledger", "valid", _document([entered]).encode()
     yield "kept-state", "attempt", b"[3, 1]"
     yield "kept-state", "plan", f'{{"plan": {PLAN.to_json()}, "signature": ""}}'.encode()

@@ -74,7 +74,9 @@ _REFUSALS = (FrameRefused,)
 _CONVERSATION = "server/fdfed_server/exchange_conversation.py"
 
 TARGETS = (
-    Target("exchange-opening", opening, _REFUSALS, ("fdfed/exchange/sealing.py", _CONVERSATION)),
+    Target(
+        "exchange-opening", opening, _REFUSALS, ("fdfed/exchange/sealing.py", _CONVERSATION), cost=4
+    ),
     Target("exchange-sealed", sealed, _REFUSALS, ("fdfed/exchange/sealing.py", _CONVERSATION)),
     Target("exchange-prototypes", prototypes, _REFUSALS, ("fdfed/exchange/frames.py",)),
     Target("exchange-answer", answer, (*_REFUSALS, DecodeError), ("fdfed/exchange/frames.py",)),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 from fdfed.enrolment import EnrolmentAnswer, EnrolmentRequest, OwnKeys
-from fdfed.errors import CryptoError, InvalidInput
+from fdfed.errors import CryptoError, InvalidInput, PrivacyBudgetExceeded
+from fdfed.privacy.ledger import Ledger, _digest
 from fdfed.privacy.masking_keys import (
     KeyContext,
     MaskingKey,
@@ -109,6 +112,28 @@ def kept(data: bytes) -> None:
             assert PlanRecords(folder).last() is not None
 
 
+def ledger(data: bytes) -> None:
+    """A site's privacy ledger: as it is, then with a checksum that is right."""
+    with scratch() as folder:
+        path = folder / "ledger.json"
+        path.write_bytes(data)
+        try:
+            entries = Ledger(path).entries()
+        except PrivacyBudgetExceeded:
+            path.write_bytes(_checked(data))
+            entries = Ledger(path).entries()
+    assert all(entry.release.noise_multiplier > 0 for entry in entries)
+
+
+def _checked(data: bytes) -> bytes:
+    try:
+        document = json.loads(data)
+        document["sha256"] = _digest(document["entries"])
+        return json.dumps(document).encode()
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return data
+
+
 def _text(name: str) -> str:
     return (CORPUS / name / "valid").read_text()
 
@@ -126,6 +151,13 @@ TARGETS = (
         (CryptoError,),
         ("fdfed/privacy/masking_keys.py",),
         (JsonPart(_text("masking-key")),),
+    ),
+    Target(
+        "privacy-ledger",
+        ledger,
+        (PrivacyBudgetExceeded,),
+        ("fdfed/privacy/ledger.py",),
+        (JsonPart(_text("privacy-ledger")),),
     ),
     Target(
         "kept-state",

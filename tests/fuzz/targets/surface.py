@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
+from fdfed.enrolment import INVITATION_HEADER
+from fdfed_server.enrolment_desk import EnrolmentDesk
 from fdfed_server.flower.surface import (
     MAX_BODY_BYTES,
     PUBLIC_PATHS,
@@ -11,7 +15,7 @@ from fdfed_server.flower.surface import (
     PublicSurface,
     control_token,
 )
-from tests.fuzz.target import Target
+from tests.fuzz.target import Target, scratch
 
 SECRET = b"s" * 32
 
@@ -48,4 +52,53 @@ def _passes(door: Any, scope: dict[str, Any]) -> bool:
     raise AssertionError("a door waited")
 
 
-TARGETS = (Target("doors", doors, (), ("server/fdfed_server/flower/surface.py",)),)
+RELAY_KEY = b"k" * 64
+"""What the site `tnbc` shows: it has been invited."""
+
+
+def desk(data: bytes) -> None:
+    """A request at the enrolment desk: method, path and relay key, a line each, then the body."""
+    head, _, body = data.partition(b"\n\n")
+    method, path, shown, *_ = (*head.split(b"\n"), b"", b"", b"")
+    scope = {
+        "type": "http",
+        "method": method.decode("latin-1"),
+        "path": path.decode("latin-1"),
+        "headers": [(INVITATION_HEADER.encode(), shown)],
+    }
+    with scratch() as folder:
+        invited = {"tnbc": hashlib.sha256(RELAY_KEY).hexdigest()}
+        (folder / "invited.json").write_text(json.dumps(invited))
+        (folder / "requests").mkdir()
+        app = EnrolmentDesk(
+            invited=folder / "invited.json",
+            requests=folder / "requests",
+            answers=folder / "answers",
+        )
+        status = _status(app, scope, body)
+        kept = [path.name for path in (folder / "requests").iterdir()]
+    assert kept == (["tnbc.json"] if status == 202 else [])
+    assert status == 404 or shown == RELAY_KEY
+
+
+def _status(app: Any, scope: dict[str, Any], body: bytes) -> int:
+    found: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(event: dict[str, Any]) -> None:
+        found.append(int(event.get("status", 0)))
+
+    call = app(scope, receive, send)
+    try:
+        call.send(None)
+    except StopIteration:
+        return found[0]
+    raise AssertionError("the desk waited")
+
+
+TARGETS = (
+    Target("doors", doors, (), ("server/fdfed_server/flower/surface.py",)),
+    Target("enrolment-desk", desk, (), ("server/fdfed_server/enrolment_desk.py",)),
+)
