@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import time
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack, suppress
 from typing import Final
+
+# Before Flower is imported, which silences gRPC: nobody else says why a site's certificate was not
+# accepted on the exchange, since a handshake that fails never reaches the hub.
+os.environ.setdefault("GRPC_VERBOSITY", "info")
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
