@@ -9,6 +9,7 @@ import typer
 
 from fdfed import __version__
 from fdfed.cli.audit import app as audit
+from fdfed.cli.data import app as data
 from fdfed.cli.predict import predict
 from fdfed.cli.simulate import simulate
 from fdfed.cli.study import study
@@ -23,6 +24,7 @@ app.command()(simulate)
 app.command()(predict)
 app.command()(study)
 app.add_typer(audit, name="audit")
+app.add_typer(data, name="data")
 
 
 def _print_version(asked: bool) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from fdfed.data import pictures
-from fdfed.data.pictures import UnusablePicture
+from fdfed.data.unusable import UnusablePicture
 from fdfed.errors import DataError
 
 Part = Literal["train", "validation", "test"]

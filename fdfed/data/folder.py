@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from fdfed.data.cases import Case, Finding, FolderReport
 from fdfed.data.layouts import read_layout
 from fdfed.data.phantoms.marker import is_phantom_folder
-from fdfed.data.pictures import UnusablePicture
+from fdfed.data.unusable import UnusablePicture
 
 Progress = Callable[[int, int], None]
 """Called with (files done, files in all)."""
@@ -25,7 +25,16 @@ INVERTED_SHARE: Final = 0.5
 the public sets that docs/DATA.md names, foreground stays below 0.44 and 0.33 of the two."""
 
 
-def check_site_folder(folder: Path, *, progress: Progress | None = None) -> FolderReport:
+Look = Callable[
+    [Case, Float[np.ndarray, "h w c"], Bool[np.ndarray, "mask_h mask_w"]],
+    None,
+]
+"""Called with every case whose image and mask could be read, in any order and thread."""
+
+
+def check_site_folder(
+    folder: Path, *, progress: Progress | None = None, look: Look | None = None
+) -> FolderReport:
     """Every case in `folder` and every reason not to use it. Never raises for bad data.
 
     Reads all files once. Identical images of different patients are a finding whatever the seed,
@@ -33,7 +42,7 @@ def check_site_folder(folder: Path, *, progress: Progress | None = None) -> Fold
     """
     listing = read_layout(folder)
     cases, findings = listing.cases, list(listing.findings)
-    pictures = _read_all(folder, cases, progress)
+    pictures = _read_all(folder, cases, progress, look)
     findings += [finding for picture in pictures for finding in picture.findings]
     findings += _duplicates(folder, cases, pictures)
     return FolderReport(
@@ -57,17 +66,19 @@ class _Picture:
     """SHA-256 of the image's pixels; `None` if it could not be read."""
 
 
-def _read_all(folder: Path, cases: tuple[Case, ...], progress: Progress | None) -> list[_Picture]:
+def _read_all(
+    folder: Path, cases: tuple[Case, ...], progress: Progress | None, look: Look | None
+) -> list[_Picture]:
     pictures = []
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
-        for picture in pool.map(lambda case: _read_case(folder, case), cases):
+        for picture in pool.map(lambda case: _read_case(folder, case, look), cases):
             pictures.append(picture)
             if progress is not None:
                 progress(len(pictures), len(cases))
     return pictures
 
 
-def _read_case(folder: Path, case: Case) -> _Picture:
+def _read_case(folder: Path, case: Case, look: Look | None) -> _Picture:
     findings: list[Finding] = []
     image: Float[np.ndarray, "h w c"] | None = None
     mask: Bool[np.ndarray, "h w"] | None = None
@@ -84,6 +95,8 @@ def _read_case(folder: Path, case: Case) -> _Picture:
     digest = None
     if image is not None:
         digest = hashlib.sha256(str(image.shape).encode() + image.tobytes()).digest()
+    if look is not None and image is not None and mask is not None:
+        look(case, image, mask)
     return _Picture(tuple(findings), mask is not None and not mask.any(), digest)
 
 

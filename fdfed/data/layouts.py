@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from fdfed import plugins
-from fdfed.data.cases import Finding, Listing
+from fdfed.data.cases import Case, Finding, Listing
+from fdfed.data.datasets import read_ad, read_monuseg, read_tnbc, read_udiat, read_us_tnbc
+from fdfed.data.patients import PATIENTS_FILE, read_patients
 from fdfed.data.standard_layout import read_standard
 from fdfed.errors import InvalidInput
 
@@ -24,7 +27,14 @@ LAYOUT_FILE: Final = "layout.txt"
 STANDARD: Final = "folder"
 """The name of the project's own layout in `layout.txt`."""
 
-_READERS: Final[dict[str, Reader]] = {STANDARD: read_standard}
+_READERS: Final[dict[str, Reader]] = {
+    STANDARD: read_standard,
+    "tnbc": read_tnbc,
+    "monuseg": read_monuseg,
+    "udiat": read_udiat,
+    "us-tnbc": read_us_tnbc,
+    "ad": read_ad,
+}
 
 
 def read_layout(folder: Path) -> Listing:
@@ -33,7 +43,7 @@ def read_layout(folder: Path) -> Listing:
     Raises:
         InvalidInput: if an installed package's reader cannot be used.
     """
-    name = _layout_of(folder)
+    name = layout_of(folder)
     if name not in _READERS and name not in plugins.installed("fdfed.datasets"):
         reason = f"names the layout {name!r}"
         remedy = plugins.unknown("fdfed.datasets", name, built_in=tuple(_READERS))
@@ -44,9 +54,30 @@ def read_layout(folder: Path) -> Listing:
             f"the reader of the layout {name} returned {type(listing).__name__}; it must return a "
             "fdfed.data.Listing (docs/EXTENDING.md)"
         )
+    if name != STANDARD and (folder / PATIENTS_FILE).exists():
+        listing = _with_patients(folder, listing)
     cases = tuple(sorted(listing.cases, key=lambda case: case.name))
     findings = (*listing.findings, *_faults(folder, name, listing))
     return Listing(cases, findings, patients_known=listing.patients_known)
+
+
+def _with_patients(folder: Path, listing: Listing) -> Listing:
+    """The cases with the patients of `patients.csv`, which come before those of the layout."""
+    by_stem: dict[str, Case] = {case.image.stem: case for case in listing.cases}
+    if len(by_stem) < len(listing.cases):
+        reason = "names image files, of which some have one name here, in several folders"
+        remedy = "remove it, and let the layout say whose the images are; or rename the files"
+        return replace(
+            listing, findings=(*listing.findings, Finding(PATIENTS_FILE, reason, remedy))
+        )
+    rows, found = read_patients(folder, {s: c.image.name for s, c in by_stem.items()}, {})
+    cases = tuple(
+        replace(case, patient=rows[stem].patient, subsite=rows[stem].subsite or case.subsite)
+        if stem in rows
+        else case
+        for stem, case in by_stem.items()
+    )
+    return Listing(cases, (*listing.findings, *found), patients_known=bool(rows))
 
 
 def _faults(folder: Path, layout: str, listing: Listing) -> Iterator[Finding]:
@@ -66,7 +97,8 @@ def _faults(folder: Path, layout: str, listing: Listing) -> Iterator[Finding]:
         )
 
 
-def _layout_of(folder: Path) -> str:
+def layout_of(folder: Path) -> str:
+    """The name of the layout that `folder` is read in, whether it is known or not."""
     try:
         return (folder / LAYOUT_FILE).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):

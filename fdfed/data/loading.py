@@ -14,7 +14,8 @@ from monai.transforms.utility.dictionary import Lambdad, SelectItemsd
 from torch import Tensor
 from torch.nn import functional
 
-from fdfed.data.pictures import LUMA, UnusablePicture, picture_size, read_image
+from fdfed.data.pictures import LUMA, picture_size, read_image
+from fdfed.data.unusable import UnusablePicture
 from fdfed.errors import DataError, InvalidInput
 
 

@@ -1,7 +1,7 @@
 """Image and mask files as arrays: which pixels are accepted, and how they are read.
 
 Pillow decodes; only the four formats below are opened, so that a file that pretends to be
-something else cannot reach a rarely tested decoder.
+something else cannot reach a rarely tested decoder. DICOM files go to `fdfed.data.dicom`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 from PIL import Image, UnidentifiedImageError
 
+from fdfed.data import dicom
+from fdfed.data.unusable import UnusablePicture
+
 FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP")
-SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
+SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}) | dicom.SUFFIXES
 
 LUMA: Final = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """Weights of red, green and blue in grey: ITU-R BT.601, section 2.5.1."""
@@ -34,24 +37,18 @@ _UPRIGHT: Final = 1
 _SAVE_MASK: Final = "save the mask as 1-bit PNG, or with the two values 0 and 255"
 
 
-class UnusablePicture(Exception):
-    """A file that cannot serve as image or mask; becomes a `Finding` or a `DataError`."""
-
-    def __init__(self, reason: str, remedy: str) -> None:
-        super().__init__(f"{reason}; {remedy}")
-        self.reason = reason
-        self.remedy = remedy
-
-
 def read_image(path: Path) -> Float[np.ndarray, "height width channels"]:
     """Pixels of an image in [0, 1], float32, with one channel (grey) or three (RGB).
 
     8-bit levels are divided by 255, 16-bit ones by 65535; an RGB image whose channels are equal
-    everywhere is returned as grey. Row 0 is the top of the picture, as Pillow shows it.
+    everywhere is returned as grey. Row 0 is the top of the picture, as Pillow shows it. DICOM
+    files are read as `fdfed.data.dicom` says.
 
     Raises:
         UnusablePicture: if the file is not an image of an accepted kind.
     """
+    if dicom.is_dicom(path):
+        return dicom.read_dicom_image(path)
     with _opened(path) as picture:
         levels, white = _image_levels(picture)
     levels = np.atleast_3d(levels)
@@ -69,6 +66,8 @@ def read_mask(path: Path) -> Bool[np.ndarray, "height width"]:
     Raises:
         UnusablePicture: if the file is not a mask of an accepted kind.
     """
+    if dicom.is_dicom(path):
+        return dicom.read_dicom_mask(path)
     with _opened(path) as picture:
         if picture.mode == "1":
             return np.asarray(picture, dtype=bool)
@@ -89,12 +88,29 @@ def read_mask(path: Path) -> Bool[np.ndarray, "height width"]:
     )
 
 
+def read_labels(path: Path) -> Bool[np.ndarray, "height width"]:
+    """Pixels of a mask that numbers its objects, or gives each class a level or colour: true
+    wherever the pixel is not black.
+
+    Raises:
+        UnusablePicture: if the file is not a picture without transparency, or is a JPEG, whose
+            black is not black.
+    """
+    with _opened(path) as picture:
+        if picture.format == "JPEG":
+            raise UnusablePicture("is a JPEG, in which labels do not survive", _SAVE_MASK)
+        levels = np.atleast_3d(np.asarray(_plain(picture)))
+    return np.asarray((levels > 0).any(axis=2))
+
+
 def picture_size(path: Path) -> tuple[int, int]:
     """(height, width) in pixels, from the file's header.
 
     Raises:
         UnusablePicture: if the header cannot be read.
     """
+    if dicom.is_dicom(path):
+        return dicom.dicom_size(path)
     with _opened(path, decode=False) as picture:
         return picture.height, picture.width
 
@@ -182,12 +198,8 @@ def _refuse_transparency(picture: Image.Image) -> None:
 
 
 def _mask_levels(picture: Image.Image) -> Shaped[np.ndarray, "height width"]:
-    """One level per pixel. A palette counts by its colours, which is what one sees."""
-    if picture.mode == "P":
-        picture = picture.convert("RGB")
-    if picture.mode in ("LA", "RGBA"):
-        _refuse_transparency(picture)
-        picture = picture.convert(picture.mode[:-1])
+    """One level per pixel."""
+    picture = _plain(picture)
     levels = np.asarray(picture)
     if levels.ndim == 2 and picture.mode in ("L", "I", "I;16", "I;16B", "I;16L"):
         return levels
@@ -197,6 +209,16 @@ def _mask_levels(picture: Image.Image) -> Shaped[np.ndarray, "height width"]:
         f"is a colour picture (mode {picture.mode}), where a mask has two values",
         f"{_SAVE_MASK}; if images/ and masks/ hold each other's files, swap them",
     )
+
+
+def _plain(picture: Image.Image) -> Image.Image:
+    """Without transparency. A palette counts by its colours, which is what one sees."""
+    if picture.mode == "P":
+        picture = picture.convert("RGB")
+    if picture.mode in ("LA", "RGBA"):
+        _refuse_transparency(picture)
+        picture = picture.convert(picture.mode[:-1])
+    return picture
 
 
 def _cut_jpeg(levels: Shaped[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:

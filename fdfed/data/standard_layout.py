@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from fdfed.data.cases import Case, Finding, Listing
-from fdfed.data.patients import PatientRow, read_patients
+from fdfed.data.dicom import dicom_patient, is_dicom
+from fdfed.data.patients import PATIENTS_FILE, PatientRow, read_patients
 from fdfed.data.phantoms.marker import is_phantom_file, is_phantom_folder
 from fdfed.data.pictures import SUFFIXES
 
@@ -18,7 +20,8 @@ _LAYOUT: Final = "put images in images/ and masks of the same stem in masks/"
 def read_standard(folder: Path) -> Listing:
     """The cases of a folder in this layout, and what is wrong with its files as a set.
 
-    No picture is read. A case takes part also where a finding speaks about it.
+    No pixel is read. A case takes part also where a finding speaks about it. Without
+    `patients.csv`, DICOM images say themselves whose they are.
     """
     images, masks, findings = _listings(folder)
     rows, row_findings = read_patients(folder, images, masks) if images else ({}, [])
@@ -26,7 +29,15 @@ def read_standard(folder: Path) -> Listing:
         findings += _strangers_among_phantoms(images)
     findings += _unpaired(images, masks)
     cases = tuple(_cases(folder, images, masks, rows))
-    return Listing(cases, tuple(findings + row_findings), patients_known=bool(rows))
+    known = bool(rows)
+    if not (folder / PATIENTS_FILE).exists() and cases:
+        patients = [dicom_patient(c.image) if is_dicom(c.image) else None for c in cases]
+        known = None not in patients
+        cases = tuple(
+            replace(case, patient=patient or case.patient)
+            for case, patient in zip(cases, patients, strict=True)
+        )
+    return Listing(cases, tuple(findings + row_findings), patients_known=known)
 
 
 def _listings(folder: Path) -> tuple[dict[str, str], dict[str, str], list[Finding]]:
@@ -57,7 +68,9 @@ def _listings(folder: Path) -> tuple[dict[str, str], dict[str, str], list[Findin
             else:
                 findings.append(finding)
         if not listing:
-            findings.append(Finding(f"{part}/", "holds no PNG, JPEG, TIFF or BMP file", _LAYOUT))
+            findings.append(
+                Finding(f"{part}/", "holds no PNG, JPEG, TIFF, BMP or DICOM file", _LAYOUT)
+            )
     return listings[0], listings[1], findings
 
 
@@ -85,7 +98,7 @@ def _unwanted(path: Path, part: str, listing: dict[str, str]) -> Finding | None:
         return Finding(
             name,
             "is not an image by its suffix",
-            "convert it to PNG, JPEG, TIFF or BMP, or move it elsewhere",
+            "convert it to PNG, JPEG, TIFF or BMP (DICOM files end in .dcm), or move it elsewhere",
         )
     if path.stem in listing:
         return Finding(

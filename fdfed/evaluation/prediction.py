@@ -19,7 +19,8 @@ from torch.nn import functional
 
 from fdfed.atomic_file import replacing, write_text
 from fdfed.data import image_size, load_image
-from fdfed.data.pictures import SUFFIXES, UnusablePicture, read_image
+from fdfed.data.pictures import SUFFIXES, read_image
+from fdfed.data.unusable import UnusablePicture
 from fdfed.errors import DataError, InvalidInput
 from fdfed.evaluation.contours import outlines
 from fdfed.evaluation.whole_image import whole_image_logits

@@ -13,7 +13,8 @@ import torch
 from fdfed.config import RunPlan
 from fdfed.data.patients import read_patients
 from fdfed.data.phantoms.marker import MARKER, read_marker
-from fdfed.data.pictures import UnusablePicture, picture_size, read_image, read_mask
+from fdfed.data.pictures import picture_size, read_image, read_mask
+from fdfed.data.unusable import UnusablePicture
 from fdfed.errors import InvalidInput
 from fdfed.evaluation.results_files import load_per_image, load_results
 from fdfed.networks import create_network

@@ -61,7 +61,8 @@ def test_every_position_is_drawn(gradient_dir: Path) -> None:
     # 23 of 24 rows: two row positions. Columns: 18 positions. Both ends must come up.
     site = opened(gradient_dir, crop=23)
     mask = torch.zeros(1, 24, 40)
-    windows = [site._window(mask, step, item) for step in range(150) for item in range(2)]
+    rng = np.random.default_rng(0)
+    windows = [site.window(mask, rng) for _ in range(300)]
     assert {window[1].start for window in windows} == {0, 1}
     assert {window[2].start for window in windows} == set(range(40 - 23 + 1))
 

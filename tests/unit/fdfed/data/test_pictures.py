@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from monai.data.image_reader import PILReader
 from PIL import Image
 
-from fdfed.data.pictures import UnusablePicture, picture_size, read_image, read_mask
+from fdfed.data.pictures import picture_size, read_image, read_mask
+from fdfed.data.unusable import UnusablePicture
 
 TALL = np.arange(6, dtype=np.uint8).reshape(3, 2) * 40  # rows 0 40 / 80 120 / 160 200
 
