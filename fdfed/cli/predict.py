@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def predict(
     model: Annotated[Path, typer.Option(help="Model file of a run: model.safetensors.")],
-    images: Annotated[Path, typer.Option(help="Folder of PNG, JPEG, TIFF or BMP images.")],
+    images: Annotated[Path, typer.Option(help="Folder of PNG, JPEG, TIFF, BMP or DICOM images.")],
     out: Annotated[Path, typer.Option(help="Folder for masks/, overlays/ and predictions.csv.")],
     device: Annotated[
         Literal["auto", "cuda", "cpu"], typer.Option(help="Where to compute.")

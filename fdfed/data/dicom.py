@@ -29,6 +29,24 @@ _COLOUR: Final = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALE
 _EXPORT: Final = "export it as PNG, or as DICOM of one frame"
 
 
+_USED: Final = (
+    "PhotometricInterpretation",
+    "BitsStored",
+    "PixelRepresentation",
+    "PatientID",
+    "PixelSpacing",
+    "ImagerPixelSpacing",
+    "SequenceOfUltrasoundRegions",
+    "WindowCenter",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "ModalityLUTSequence",
+    "VOILUTSequence",
+)
+_CENTIMETRES: Final = 3
+"""Code of the unit cm, PS3.3, C.8.5.5.1.15."""
+
+
 def is_dicom(path: Path) -> bool:
     """Whether a file is to be read as DICOM, by its suffix."""
     return path.suffix.lower() in SUFFIXES
@@ -125,13 +143,9 @@ def pixel_spacing(path: Path) -> tuple[float, float] | None:
         regions = dataset.get("SequenceOfUltrasoundRegions") or []
         if len(regions) == 1 and regions[0].get("PhysicalUnitsXDirection") == _CENTIMETRES:
             return 10 * float(regions[0].PhysicalDeltaY), 10 * float(regions[0].PhysicalDeltaX)
-    except (TypeError, ValueError, AttributeError):
-        pass
+    except Exception:  # a value of another kind, or one that cannot be converted
+        return None
     return None
-
-
-_CENTIMETRES: Final = 3
-"""Code of the unit cm, PS3.3, C.8.5.5.1.15."""
 
 
 def _opened(path: Path, *, pixels: bool = True) -> pydicom.Dataset:
@@ -140,6 +154,8 @@ def _opened(path: Path, *, pixels: bool = True) -> pydicom.Dataset:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom warns of odd values in any attribute
             dataset = pydicom.dcmread(path, stop_before_pixels=not pixels)
+            for keyword in _USED:  # values are converted, and can fail, as they are asked for
+                dataset.get(keyword)
             frames = int(dataset.get("NumberOfFrames") or 1)
             rows, columns = int(dataset.Rows), int(dataset.Columns)
     except InvalidDicomError as err:

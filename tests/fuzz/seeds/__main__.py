@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.fuzz.seeds import exchange, files, joining, pictures, records, trust
+from tests.fuzz.seeds import exchange, files, joining, medical, pictures, records, trust
 from tests.fuzz.target import CORPUS
 
 MAKERS = (
@@ -21,6 +21,7 @@ MAKERS = (
     files.files,
     files.surface,
     pictures.pictures,
+    medical.medical,
 )
 
 

@@ -9,8 +9,11 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+from PIL import Image
 
 from fdfed.config import RunPlan
+from fdfed.data.dicom import dicom_patient, pixel_spacing
+from fdfed.data.outlines import filled_outlines
 from fdfed.data.patients import read_patients
 from fdfed.data.phantoms.marker import MARKER, read_marker
 from fdfed.data.pictures import picture_size, read_image, read_mask
@@ -143,6 +146,32 @@ def picture(data: bytes) -> None:
     assert mask.dtype == np.bool_
 
 
+def dicom(data: bytes) -> None:
+    """A DICOM file: its picture, its mask, and what its header says."""
+    with scratch() as folder:
+        path = folder / "picture.dcm"
+        path.write_bytes(data)
+        assert dicom_patient(path) != ""
+        height, width = picture_size(path)
+        spacing = pixel_spacing(path)
+        assert spacing is None or len(spacing) == 2
+        try:
+            assert read_mask(path).shape == (height, width)
+        except UnusablePicture:
+            image = read_image(path)
+            assert image.shape[:2] == (height, width)
+            assert 0 <= image.min() <= image.max() <= 1
+
+
+def outlines(data: bytes) -> None:
+    """Outlines of nuclei in XML."""
+    with scratch() as folder:
+        (folder / "a.xml").write_bytes(data)
+        Image.new("L", (9, 7)).save(folder / "a.png")
+        mask = filled_outlines(folder / "a.xml", image=folder / "a.png")
+    assert mask.shape == (7, 9)
+
+
 def patients(data: bytes) -> None:
     """`patients.csv`: rows, or findings that say what is wrong with them."""
     names = {"a": "a.png", "b": "b.png"}
@@ -204,5 +233,7 @@ TARGETS = (
     ),
     Target("marker", marker, (), ("fdfed/data/phantoms/marker.py",), (JsonPart('{"seed": 1}'),)),
     Target("picture", picture, (UnusablePicture,), ("fdfed/data/pictures.py",)),
+    Target("dicom", dicom, (UnusablePicture,), ("fdfed/data/dicom.py",), cost=2),
+    Target("outlines", outlines, (UnusablePicture,), ("fdfed/data/outlines.py",)),
     Target("patients", patients, (), ("fdfed/data/patients.py",)),
 )
