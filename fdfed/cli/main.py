@@ -10,6 +10,8 @@ import typer
 from fdfed import __version__
 from fdfed.cli.audit import app as audit
 from fdfed.cli.data import app as data
+from fdfed.cli.export import export
+from fdfed.cli.model import app as model
 from fdfed.cli.predict import predict
 from fdfed.cli.simulate import simulate
 from fdfed.cli.study import study
@@ -22,9 +24,11 @@ app = typer.Typer(
 )
 app.command()(simulate)
 app.command()(predict)
+app.command()(export)
 app.command()(study)
 app.add_typer(audit, name="audit")
 app.add_typer(data, name="data")
+app.add_typer(model, name="model")
 
 
 def _print_version(asked: bool) -> bool:

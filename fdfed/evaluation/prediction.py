@@ -118,6 +118,17 @@ def probabilities(
         InvalidInput: if the network answers with NaN.
     """
     logits = whole_image_logits(network, image[None])
+    return own_size_probabilities(logits, height=height, width=width)
+
+
+def own_size_probabilities(
+    logits: Float[Tensor, "1 1 rows columns"], *, height: int, width: int
+) -> Float[np.ndarray, "{height} {width}"]:
+    """The sigmoid of one image's logits, stretched to the size of the image as it came.
+
+    Raises:
+        InvalidInput: if a logit is NaN.
+    """
     small = torch.sigmoid(logits.float())
     if torch.isnan(small).any():
         raise InvalidInput(
@@ -163,7 +174,7 @@ def predict_images(
         probability = probabilities(network, image.to(device), height=height, width=width)
         seconds = time.perf_counter() - start
         mask = probability >= threshold
-        _save(out / "masks" / f"{path.stem}.png", mask.astype(np.uint8) * np.uint8(255))
+        save_mask(out / "masks" / f"{path.stem}.png", mask)
         _save(out / "overlays" / f"{path.stem}.png", overlay(pixels, probability, threshold))
         yield _row(path, probability, mask, seconds)
 
@@ -188,6 +199,11 @@ def overlay(
         for line in lines:
             pen.line(line, fill=colour, width=width, joint="curve")
     return np.asarray(picture)
+
+
+def save_mask(path: Path, mask: Bool[np.ndarray, "height width"]) -> None:
+    """The mask as 8-bit PNG of 0 and 255, atomically."""
+    _save(path, mask.astype(np.uint8) * np.uint8(255))
 
 
 def write_predictions(path: Path, rows: Sequence[Prediction]) -> None:
