@@ -34,6 +34,7 @@ from fdfed.wire import (
 from fdfed_server.asking import ask
 from fdfed_server.flower import site_nodes
 from fdfed_server.hub import ExchangeHub
+from fdfed_server.lineage import keep_before_newcomers
 from fdfed_server.observer import Observer
 from fdfed_server.private_terms import stop_if_spent
 from fdfed_server.ready_phase import READY_SECONDS, AttemptCounter, ReadySet, ready_set
@@ -128,6 +129,7 @@ class RoundLoop:
                 stopped = err
                 break
             if self._folder is not None:
+                keep_before_newcomers(self._folder, state)
                 save_state(self._folder, state)
             self._observer.round_finished(state.history[-1])
         test = self._test(grid, state)
