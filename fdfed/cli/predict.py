@@ -27,6 +27,12 @@ def predict(
         float | None,
         typer.Option(help="Probability from which a pixel is foreground; default: the model's."),
     ] = None,
+    verify_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Use the model only if it lies in a release that this public key signed."
+        ),
+    ] = None,
 ) -> None:
     """Segment new images with a trained model.
 
@@ -47,6 +53,8 @@ def predict(
     from fdfed.training.device import resolve_device
     from fdfed.training.model_file import load_model
 
+    if verify_key is not None:
+        _verify(model, verify_key)
     paths = find_images(images, out)
     chosen = resolve_device(device)
     network, header = load_model(model, chosen)
@@ -68,6 +76,15 @@ def predict(
     )
     if skipped:
         raise DataError(_refusal(skipped, len(paths)))
+
+
+def _verify(model: Path, key: str) -> None:
+    from fdfed.errors import InvalidInput
+    from fdfed.release import MODEL, verify_release
+
+    if model.name != MODEL:
+        raise InvalidInput(f"--verify-key is about the {MODEL} of a release, and got {model.name}")
+    verify_release(model.parent, public_key=key)
 
 
 def _warn_of_phantoms(console: Console, header: ModelHeader) -> None:

@@ -9,8 +9,10 @@ import typer
 from fdfed.terminal import run_command
 from fdfed_server.cli import roster
 from fdfed_server.cli.provision import provision
+from fdfed_server.cli.release import release
 from fdfed_server.cli.start import start
 from fdfed_server.cli.status import status
+from fdfed_server.cli.withdraw import withdraw
 
 app = typer.Typer(
     help="The coordinator of a federation: it sees weights and prototypes, never an image.",
@@ -21,6 +23,8 @@ app = typer.Typer(
 app.command()(provision)
 app.command()(start)
 app.command()(status)
+app.command()(withdraw)
+app.command()(release)
 app.add_typer(roster.app, name="roster")
 
 
