@@ -145,8 +145,18 @@ def moves(state: RunState, trained: TrainedRound) -> np.ndarray:
 @pytest.mark.parametrize(
     ("attack", "changes", "said"),
     [
-        (with_first_weight(lambda w: w * np.float32(np.nan)), {}, "not finite"),
-        (with_first_weight(lambda w: w + np.float32(np.inf)), {}, "not finite"),
+        pytest.param(
+            with_first_weight(lambda w: w * np.float32(np.nan)),
+            {},
+            "not finite",
+            marks=pytest.mark.bad_input,
+        ),
+        pytest.param(
+            with_first_weight(lambda w: w + np.float32(np.inf)),
+            {},
+            "not finite",
+            marks=pytest.mark.bad_input,
+        ),
         (with_first_weight(lambda w: w[:1]), {}, r"the model has float32"),
         (with_first_weight(lambda w: w.astype(np.float64)), {}, r"is float64"),
         (with_first_weight(lambda w: w + np.float32(1e30)), {}, "broken or hostile"),

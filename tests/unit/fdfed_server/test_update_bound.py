@@ -65,8 +65,8 @@ def test_the_cap_is_that_of_the_optimiser_as_worked_by_hand() -> None:
 
 def test_the_usual_move_is_the_lower_median_of_the_last_rounds_of_the_phase() -> None:
     history = [
-        record_of(1, a=90, b=91),
-        *(record_of(n, a=n, b=10 * n) for n in (2, 3, 4)),
+        record_of(1, a=90.0, b=91.0),
+        *(record_of(n, a=1.0 * n, b=10.0 * n) for n in (2, 3, 4)),
     ]
     # 2 3 4 20 30 40: the middle two are 4 and 20
     assert usual_move(history, phase=1) == 4
