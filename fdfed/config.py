@@ -30,7 +30,7 @@ Seconds = Annotated[float, Field(gt=0, le=10_000_000)]
 LossName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+-]{0,62}$")]
 StrategyName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 AlphaMode = Literal["dual", "ramp", "paper", "fixed"]
-Aggregation = Literal["plain", "masked"]
+Aggregation = Literal["plain", "masked", "robust"]
 SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 LOSS_NAMES: Final = ("seg", "fd", "fd+exch", "con", "deeps")
@@ -198,7 +198,8 @@ class RunPlan(Frozen):
     aggregation: Aggregation = "plain"
     """How weights and α are averaged; one of these, since each needs what another takes away.
     `plain`: the coordinator reads each site's update. `masked`: it reads their sum alone
-    (`docs/THREAT_MODEL.md`), so that nothing that looks at a single update goes with it."""
+    (`docs/THREAT_MODEL.md`), so that nothing that looks at a single update goes with it. `robust`:
+    it reads each, and takes the trimmed mean or the median (`defence`)."""
 
     rounds: Count = 35
     steps_per_round: Count = 10
@@ -294,7 +295,7 @@ class RunPlan(Frozen):
                 f"strategy = {self.strategy} sends no weights, so aggregation = "
                 f"{self.aggregation} has nothing to protect; use aggregation = plain"
             )
-        if len(self.sites) == 1:
+        if self.aggregation == "masked" and len(self.sites) == 1:
             raise ValueError(
                 f"aggregation = {self.aggregation} with the one site {self.sites[0]}: the sum is "
                 "that site's update. Name three sites or more, or use aggregation = plain"

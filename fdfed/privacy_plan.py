@@ -122,10 +122,15 @@ def _unfit_training(plan: RunPlan) -> Iterator[str]:
             "norm = batch makes one image's features depend on the others of its batch, so that no "
             "bound on one unit's influence holds; set norm = group"
         )
-    if plan.aggregation != "plain":
+    if plan.aggregation == "masked":
         yield (
-            f"aggregation = {plan.aggregation} hides each site's update, and no run has tried both "
-            "together; use aggregation = plain"
+            "aggregation = masked hides each site's update, and no run has tried both together; "
+            "use aggregation = plain"
+        )
+    if plan.aggregation == "robust":
+        yield (
+            "aggregation = robust takes the middle of few updates, and the noise that privacy adds "
+            "to each averages out in a mean alone; use aggregation = plain"
         )
     if plan.precision not in ("fp32", "fp64"):
         yield f"precision = {plan.precision} rounds clipping and noise too coarsely; use fp32"

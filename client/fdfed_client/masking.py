@@ -61,10 +61,11 @@ class Masking:
             RefusedByPolicy: if it would send updates unmasked and this site requires masks, or the
                 plan has too few sites for masks to hide one.
         """
-        if plan.aggregation == "plain" and self._required and plan.strategy != "local":
+        if plan.aggregation != "masked" and self._required and plan.strategy != "local":
             raise RefusedByPolicy(
-                "the plan has aggregation = plain: the coordinator would read this site's update. "
-                "Set it to masked in federation.toml, or require_masking = false in site.toml"
+                f"the plan has aggregation = {plan.aggregation}: the coordinator would read this "
+                "site's update. Set it to masked in federation.toml, or require_masking = false in "
+                "site.toml"
             )
         if plan.aggregation == "masked":
             self._check_size(plan.sites)

@@ -53,7 +53,11 @@ def _leaves(plan: RunPlan) -> str:
 def _aggregation(plan: RunPlan) -> str:
     if plan.aggregation == "masked":
         return "masked: the coordinator learns the sum over the sites, not one site's weights"
-    return f"{plan.aggregation}: the coordinator sees this site's weights after every round"
+    sees = "the coordinator sees this site's weights after every round"
+    if plan.aggregation == "robust":
+        middle = plan.defence.robust.replace("_", " ")
+        return f"robust: {sees}, keeps them on its disk for the round, and takes the {middle}"
+    return f"{plan.aggregation}: {sees}"
 
 
 def _exchange(plan: RunPlan) -> str:

@@ -464,7 +464,7 @@ class Site:
             attempt=message.attempt,
             alpha=message.alpha if measured else None,
             exchange=self._blinded(model, message) if measured else None,
-            cotangent_scale=message.total_examples / model.images.counts.train,
+            cotangent_scale=_inverse_share(message, model.images.counts.train),
         )
         return train_round_(
             model.network,
@@ -495,6 +495,14 @@ class Site:
     @staticmethod
     def _dtype(plan: RunPlan) -> torch.dtype:
         return torch.float64 if plan.precision == "fp64" else torch.float32
+
+
+def _inverse_share(message: TrainInstruction, examples: int) -> float:
+    """One over the share that this site's update has in the aggregate: N / n_s, or the number of
+    sites where they count equally."""
+    if message.plan.aggregation == "robust":
+        return float(len(message.plan.sites))
+    return message.total_examples / examples
 
 
 def _used(stats: ExchangeStats, *, answered: int) -> ExchangeStats:

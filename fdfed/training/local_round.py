@@ -69,7 +69,7 @@ class LocalRound:
         """The position in the stream of batches. A round that is repeated draws the same, except
         under masks: two sums over different sites of one and the same updates would differ by a
         single one of them."""
-        if self.plan.aggregation == "plain":
+        if self.plan.aggregation != "masked":
             return self.first_step
         return self.first_step + (self.attempt - 1) * self._steps_of_the_run
 

@@ -18,12 +18,8 @@ _MAX_COUNT: Final = 2**53
 """Of a counter: the sum is in fp64, which holds no larger integers exactly."""
 
 
-class WeightedAverage:
-    """Σ_s n_s W_s / Σ_s n_s over the sites folded in.
-
-    Floating-point tensors are averaged in fp64 and returned in their own dtype. Integer tensors
-    (the step counters of batch normalisation) are averaged too, then rounded: they stay integers,
-    where a plain mean would turn them into floats that no network loads.
+class Incoming:
+    """Updates that come in, set against the weights that were sent.
 
     Args:
         reference: the global weights at the start of the round; fixes names, shapes and dtypes.
@@ -36,9 +32,6 @@ class WeightedAverage:
         # Sorted, so that the drift has the same bits whatever order the tensors come in: a resumed
         # run reads them in the order of a file.
         self._measured = sorted(measured)
-        self._sums: dict[str, NDArray[np.float64]] = {}
-        self._examples = 0
-        self._square_moves = 0.0
 
     def check(self, weights: Mapping[str, NDArray[Any]]) -> None:
         """Refuses what must not enter the sum, before any of it does.
@@ -61,6 +54,32 @@ class WeightedAverage:
                 raise WireError(f"the tensor {name!r} of the update is not finite")
             if own.dtype.kind == "i" and ((value < 0) | (value > _MAX_COUNT)).any():
                 raise WireError(f"the counter {name!r} of the update is not in 0 to {_MAX_COUNT}")
+
+    def square_move(self, weights: Mapping[str, NDArray[Any]]) -> float:
+        """‖weights − W‖² over the measured tensors."""
+        with np.errstate(over="ignore"):  # infinite then, as it should be
+            return sum(
+                float(np.square(weights[name].astype(np.float64) - self._reference[name]).sum())
+                for name in self._measured
+            )
+
+
+class WeightedAverage(Incoming):
+    """Σ_s n_s W_s / Σ_s n_s over the sites folded in.
+
+    Floating-point tensors are averaged in fp64 and returned in their own dtype. Integer tensors
+    (the step counters of batch normalisation) are averaged too, then rounded: they stay integers,
+    where a plain mean would turn them into floats that no network loads.
+
+    Args:
+        reference, measured: as of `Incoming`.
+    """
+
+    def __init__(self, reference: Mapping[str, NDArray[Any]], *, measured: frozenset[str]) -> None:
+        super().__init__(reference, measured=measured)
+        self._sums: dict[str, NDArray[np.float64]] = {}
+        self._examples = 0
+        self._square_moves = 0.0
 
     def fold(
         self,
@@ -85,14 +104,6 @@ class WeightedAverage:
         self._examples += num_examples
         self._square_moves += num_examples * square_move
         return float(np.sqrt(square_move))
-
-    def square_move(self, weights: Mapping[str, NDArray[Any]]) -> float:
-        """‖weights − W‖² over the measured tensors."""
-        with np.errstate(over="ignore"):  # infinite then, as it should be
-            return sum(
-                float(np.square(weights[name].astype(np.float64) - self._reference[name]).sum())
-                for name in self._measured
-            )
 
     @property
     def examples(self) -> int:

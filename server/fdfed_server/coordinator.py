@@ -205,9 +205,11 @@ def _plan_key(server: ServerConfig, roster: Roster) -> ed25519.Ed25519PrivateKey
 
 
 def _weights_layer(plan: RunPlan) -> str:
-    if plan.aggregation == "plain":
+    if plan.aggregation != "masked":
         bound = "bounded" if plan.defence.update_bound == "on" else "NOT bounded"
-        return f"not masked, this process reads each site's update; their size is {bound}"
+        middle = plan.defence.robust.replace("_", " ")
+        how = f", and averaged by their {middle}" if plan.aggregation == "robust" else ""
+        return f"not masked, this process reads each site's update; their size is {bound}{how}"
     unbounded = "so the size of one site's update is not bounded"
     if len(plan.sites) == 2:
         return (

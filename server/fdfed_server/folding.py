@@ -74,13 +74,16 @@ def fold_replies(
 def check_quorum(asked: Attempt, accepted: Accepted, quorum: int) -> None:
     """
     Raises:
-        QuorumNotMet: if fewer sites than `quorum` entered; says why each other one did not.
+        QuorumNotMet: if fewer sites than `quorum` entered, or too few for a robust average; says
+            why each other one did not.
     """
-    if len(accepted.results) >= quorum:
+    entered = len(accepted.results)
+    short = asked.plan.defence.too_few(entered) if asked.plan.aggregation == "robust" else None
+    if entered >= quorum and short is None:
         return
     reasons = "; ".join(f"{site}: {why}" for site, why in accepted.refused.items())
     raise QuorumNotMet(
         f"round {asked.server_round}, attempt {asked.number}: the weights of "
-        f"{len(accepted.results)} site(s) entered, {quorum} are needed "
+        f"{entered} site(s) entered, {short or f'{quorum} are needed'} "
         f"({reasons or 'no reply from the others'})"
     )

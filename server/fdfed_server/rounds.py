@@ -178,7 +178,12 @@ class RoundLoop:
         with self._exchange_round(state, server_round, attempt, tuple(nodes)):
             replies = self._ask(grid, nodes, records, kind="train", group=server_round)
             return self._strategy.aggregate_train(
-                state, server_round, attempt, examples, self._observed(replies, server_round)
+                state,
+                server_round,
+                attempt,
+                examples,
+                self._observed(replies, server_round),
+                spool=None if self._folder is None else self._folder / "spool",
             )
 
     def _ready(
@@ -189,9 +194,9 @@ class RoundLoop:
         attempt: int,
         nodes: Mapping[str, int],
     ) -> ReadySet:
-        """The sites of the attempt; with plain aggregation, all that are there."""
+        """The sites of the attempt; without masks, all that are there."""
         plan = self._strategy.plan
-        if plan.aggregation == "plain":
+        if plan.aggregation != "masked":
             return ReadySet(dict(nodes))
         return ready_set(
             partial(

@@ -1,14 +1,16 @@
 """The strategy: one object that computes the cross-site terms and aggregates weights and α.
 
-It is pure: no network, no clock, no file. The exchange hub calls `cross_site_terms` for every
-step; the round loop calls `configure_train`, `aggregate_train`, `configure_evaluate`,
-`aggregate_evaluate` and `conclude` for every round. The names are Flower's.
+It is pure: no network, no clock, and no file but those that a robust average spools and removes.
+The exchange hub calls `cross_site_terms` for every step; the round loop calls `configure_train`,
+`aggregate_train`, `configure_evaluate`, `aggregate_evaluate` and `conclude` for every round. The
+names are Flower's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -37,6 +39,7 @@ from fdfed_server.aggregation import WeightedAverage
 from fdfed_server.folding import check_quorum, fold_replies
 from fdfed_server.masked_sum import MaskedSum
 from fdfed_server.private_terms import terms_of_releases
+from fdfed_server.robust_average import RobustAverage, open_average, robust_centre
 from fdfed_server.run_state import UNKNOWN_SCORE, Best, GlobalModel, RunState
 from fdfed_server.selection import displaces
 from fdfed_server.site_reply import Attempt, SiteReply
@@ -156,10 +159,17 @@ class Strategy:
         attempt: int,
         examples: Mapping[str, int],
         replies: Iterable[SiteReply],
+        *,
+        spool: Path | None = None,
     ) -> TrainedRound:
         """Folds the replies in one by one, in the order given, and refuses what does not fit.
 
+        Args:
+            spool: folder for the updates of a robust average, which is made and removed again;
+                None is a temporary one.
+
         Raises:
+            InvalidInput: if the disk of a robust average is full; the state is untouched.
             QuorumNotMet: if fewer sites than the quorum entered, or under masks any of those that
                 were asked did not; the state is untouched.
             PrivacyBudgetExceeded: if a site's privacy budget is spent; likewise.
@@ -174,10 +184,12 @@ class Strategy:
         )
         if self.plan.aggregation == "masked":
             return self._aggregate_masked(state, asked, replies)
-        average = WeightedAverage(state.model.weights, measured=self._trained)
-        accepted = fold_replies(asked, replies, average, self._bound(state, server_round))
-        check_quorum(asked, accepted, self.quorum)
-        return self._plain_round(state, asked, average, accepted)
+        with open_average(
+            self.plan, state.model.weights, measured=self._trained, spool=spool
+        ) as average:
+            accepted = fold_replies(asked, replies, average, self._bound(state, server_round))
+            check_quorum(asked, accepted, self.quorum)
+            return self._plain_round(state, asked, average, accepted)
 
     def _bound(self, state: RunState, server_round: int) -> UpdateBound | None:
         """What an update is held to; None where the plan wants no bound, or there is nobody whom
@@ -194,7 +206,11 @@ class Strategy:
         )
 
     def _plain_round(
-        self, state: RunState, asked: Attempt, average: WeightedAverage, accepted: Accepted
+        self,
+        state: RunState,
+        asked: Attempt,
+        average: WeightedAverage | RobustAverage,
+        accepted: Accepted,
     ) -> TrainedRound:
         mean, exch = average.result(), accepted.stacked("exch")
         results = accepted.results.values()
@@ -206,13 +222,13 @@ class Strategy:
         )
         if self.plan.privacy is not None:
             exch = np.broadcast_to(private.pair_terms, exch.shape)
-        alpha, target = self._next_alpha(
-            state,
-            asked.server_round,
-            accepted.stacked("alpha"),
-            np.stack([tap_losses(self.plan, r.fd, r.exch) for r in results]),
-            accepted.shares,
-        )
+        proposals, shares = accepted.stacked("alpha"), accepted.shares
+        losses = np.stack([tap_losses(self.plan, r.fd, r.exch) for r in results])
+        if self.plan.aggregation == "robust":
+            cut_of = self.plan.defence.cut_of
+            proposals, losses = (robust_centre(rows, cut_of)[None] for rows in (proposals, losses))
+            shares = np.ones(1)
+        alpha, target = self._next_alpha(state, asked.server_round, proposals, losses, shares)
         weights, memory = self._averaging.advance(state.model.weights, mean, state.model.memory)
         model = GlobalModel(
             weights=weights,

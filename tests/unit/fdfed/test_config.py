@@ -71,7 +71,7 @@ def test_a_plan_in_which_no_prototype_would_ever_be_sent_is_refused() -> None:
         ({"strategy": "local"}, "strategy = local sends no weights"),
         ({"strategy": "pooled"}, "strategy = pooled sends no weights"),
         ({"sites": ["tnbc"]}, "with the one site tnbc: the sum is that site's update"),
-        ({"aggregation": "hidden"}, "aggregation: Input should be 'plain' or 'masked'"),
+        ({"aggregation": "hidden"}, "aggregation: Input should be 'plain', 'masked' or 'robust'"),
     ],
 )
 def test_what_does_not_go_with_masked_aggregation_is_refused_with_the_reason(

@@ -81,6 +81,7 @@ def test_neither_noise_nor_norm_nor_dimensions_have_a_default(table: str) -> Non
         ({"privacy": PRIVACY | {"delta": 0.0}}, "no probability"),
         ({"privacy": PRIVACY | {"delta": 1.0}}, "no probability"),
         ({"aggregation": "masked", "sites": ["a", "b", "c"]}, "use aggregation = plain"),
+        ({"aggregation": "robust", "sites": ["a", "b", "c"]}, "averages out in a mean alone"),
     ],
 )
 def test_what_has_no_meaning_beside_privacy_is_refused_with_the_reason(

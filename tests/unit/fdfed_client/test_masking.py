@@ -209,6 +209,8 @@ def test_a_site_that_requires_masks_refuses_a_plan_without_them(
     strict = masking_of(consortium, "tnbc", tmp_path, required=True)
     with pytest.raises(RefusedByPolicy, match="the coordinator would read this site's update"):
         strict.check(RunPlan(sites=SITES))
+    with pytest.raises(RefusedByPolicy, match="aggregation = robust: the coordinator would read"):
+        strict.check(RunPlan(sites=(*SITES, "more")[:4], aggregation="robust"))
     strict.check(RunPlan(sites=SITES, aggregation="masked"))
     # Nothing is sent that could be masked.
     strict.check(RunPlan(sites=SITES, strategy="local"))

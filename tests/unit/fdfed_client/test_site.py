@@ -266,6 +266,16 @@ def test_a_reply_that_the_step_did_not_accept_counts_as_dropped(tmp_path: Path) 
     assert site.exchanged.answered == 2  # what the audit log says came in
 
 
+def test_where_sites_count_equally_the_cross_site_term_counts_once_a_site(tmp_path: Path) -> None:
+    def trained(folder: str, **changes: Any) -> TrainResult:
+        plan = plan_of(loss="fd+exch", sites=["a", "b", "c"], **changes)
+        site = site_of(tmp_path / folder, open_exchange=lambda _: Hub(value=0.5))
+        total = 999 if changes else 3 * 6  # of three sites with six images each
+        return site.train(instruction_of(plan, 4, alpha=np.full(TAPS, 0.01), total_examples=total))
+
+    assert bits(trained("robust", aggregation="robust")) == bits(trained("plain"))
+
+
 def test_a_round_that_failed_does_not_count_in_the_next_one(tmp_path: Path) -> None:
     hub = Hub(drops=(1,))
     plan = plan_of(loss="fd+exch", exchange={"required": True})

@@ -4,13 +4,15 @@ the honest three goes on."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from fdfed.config import RunPlan
+from fdfed.errors import QuorumNotMet
 from fdfed.exchange import ExchangeStats
 from fdfed.wire import TrainResult
 from fdfed_server.run_state import RunState
@@ -260,3 +262,66 @@ def test_an_honest_round_has_the_bits_that_it_has_without_a_bound() -> None:
         for name, value in one.model.weights.items():
             assert value.tobytes() == two.model.weights[name].tobytes(), name
         state = concluded(held, state, one)
+
+
+# --- robust aggregation
+
+
+@pytest.mark.parametrize("robust", ["trimmed_mean", "median"])
+@pytest.mark.parametrize("factor", [-19.0, -1.0, 19.0])
+def test_a_robust_average_stays_within_the_honest_updates(robust: str, factor: float) -> None:
+    strategy = strategy_of(aggregation="robust", defence={"robust": robust})
+    state = strategy.initial_state("cd" * 8)
+    trained = attacked(strategy, state, scaled(factor))
+    assert trained.accepted == (*HONEST, HOSTILE)
+    updates = [honest(state, site, 1) for site in HONEST]
+    for name, value in trained.model.weights.items():
+        stacked = np.stack([update[name] for update in updates])
+        assert (value >= stacked.min(axis=0)).all(), name
+        assert (value <= stacked.max(axis=0)).all(), name
+        assert value.dtype == state.model.weights[name].dtype
+
+
+def test_a_robust_round_goes_where_the_honest_sites_go() -> None:
+    plain, robust = strategy_of(), strategy_of(aggregation="robust")
+    state = plain.initial_state("cd" * 8)
+    quiet = moves(state, attacked(plain, state, no_attack))
+    bent, held = (moves(state, attacked(s, state, scaled(-19))) for s in (plain, robust))
+    assert bent @ quiet < 0
+    assert held @ quiet > 0.7 * (quiet @ quiet)
+
+
+def test_one_site_has_no_say_in_alpha_and_its_target_beyond_the_honest_ones() -> None:
+    strategy = strategy_of(aggregation="robust", rounds=3)  # round 3 is the first of phase 2
+    state = strategy.initial_state("cd" * 8)
+    assert strategy.plan.phase_1_rounds == 2
+    for server_round in (1, 2):
+        state = concluded(strategy, state, attacked(strategy, state, no_attack, server_round))
+    lies = {"alpha": np.full(TAPS, 1e300), "fd": np.full(TAPS, -1e300)}
+    trained = attacked(strategy, state, no_attack, 3, **lies)
+    np.testing.assert_allclose(trained.model.alpha, 0.002)
+    np.testing.assert_allclose(trained.model.target, 1.5 - strategy.plan.alpha.margin)
+
+
+def test_too_few_answers_for_a_robust_average_void_the_attempt() -> None:
+    strategy = strategy_of(aggregation="robust", quorum=3)
+    state = strategy.initial_state("cd" * 8)
+    strategy.leave_out({"a", "b"})
+    replies = [reply_of(state, site, 1, honest(state, site, 1)) for site in ("c", HOSTILE)]
+    with pytest.raises(QuorumNotMet, match="needs 3 sites: one of 2 moves their middle"):
+        strategy.aggregate_train(state, 1, 1, EXAMPLES, replies)
+
+
+def test_the_spooled_updates_of_a_round_are_gone_after_it(tmp_path: Path) -> None:
+    strategy, spool = strategy_of(aggregation="robust"), tmp_path / "spool"
+    state = strategy.initial_state("cd" * 8)
+    seen = []
+
+    def replies() -> Iterator[SiteReply]:
+        for site in (*HONEST, HOSTILE):
+            yield reply_of(state, site, 1, honest(state, site, 1))
+            seen.append(len(list(spool.iterdir())))
+
+    strategy.aggregate_train(state, 1, 1, EXAMPLES, replies(), spool=spool)
+    assert seen == [1, 2, 3, 4]
+    assert not spool.exists()
