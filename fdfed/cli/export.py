@@ -15,7 +15,7 @@ def export(
 ) -> None:
     """Write a trained model as ONNX, or as a MONAI bundle.
 
-    ONNX needs the optional extra: pip install 'fdfed[export]'. The file is kept only if ONNX
+    ONNX needs the optional extra named export. The file is kept only if ONNX
     Runtime gives the network's own logits. A bundle runs where MONAI and fdfed are installed.
     """
     import torch
