@@ -118,6 +118,9 @@ class Population:
 
     members: Images
     others: Images
+    decoys: Images
+    """Of other patients of the members' fold: released in the members' place, they show what an
+    attack scores by the difference of the two folds alone."""
 
 
 def open_population(setting: Setting, data: Path) -> Population:
@@ -128,13 +131,17 @@ def open_population(setting: Setting, data: Path) -> Population:
     Raises:
         DataError: if a site holds too few images, or test images.
     """
+    members = _gather(setting, data, "train", setting.members)
     return Population(
-        members=_gather(setting, data, "train", setting.members),
+        members=members,
         others=_gather(setting, data, "validation", setting.others),
+        decoys=_gather(setting, data, "train", setting.members, without=members.patients),
     )
 
 
-def _gather(setting: Setting, data: Path, part: Part, count: int) -> Images:
+def _gather(
+    setting: Setting, data: Path, part: Part, count: int, *, without: Sequence[str] = ()
+) -> Images:
     per_site = []
     for name in setting.sites:
         site = open_site(
@@ -157,7 +164,7 @@ def _gather(setting: Setting, data: Path, part: Part, count: int) -> Images:
             [
                 (sample["image"], sample["mask"], f"{name}/{case.patient}")
                 for sample, case in samples
-                if 0 < float(sample["mask"].mean()) < 1
+                if 0 < float(sample["mask"].mean()) < 1 and f"{name}/{case.patient}" not in without
             ]
         )
     each = -(-count // len(per_site))

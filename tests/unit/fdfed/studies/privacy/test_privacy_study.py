@@ -50,7 +50,7 @@ ROW = Row(part="membership", attack="a", defence="none", measure="AUC", value=0.
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     for site in SMALL.sites:
-        write_phantoms(folder, site, images=24, size=32)
+        write_phantoms(folder, site, images=40, size=32)
     return folder
 
 
@@ -61,12 +61,14 @@ def population(data: Path) -> Population:
 
 def test_no_held_out_patient_is_a_member_or_a_proxy(data: Path, population: Population) -> None:
     members, others = set(population.members.patients), set(population.others.patients)
+    decoys = set(population.decoys.patients)
     assert not members & others
+    assert not decoys & (members | others)
     for site in SMALL.sites:
         cases = check_site_folder(data / site).cases
         aside = held_out_patients((case.patient for case in cases), site=site, draw=DRAW)
         assert aside
-        assert not {f"{site}/{name}" for name in aside} & (members | others)
+        assert not {f"{site}/{name}" for name in aside} & (members | others | decoys)
 
 
 def test_too_few_images_are_refused(data: Path) -> None:
