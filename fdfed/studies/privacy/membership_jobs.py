@@ -32,9 +32,6 @@ from fdfed.training.step import layout_of
 
 _RELEASES: Final = 10
 """Rounds in which prototypes are released with noise."""
-NULL: Final = "null: "
-"""Begins a row in which images that took no part stand in the members' place: its AUC is what the
-difference between the two folds gives by itself, and what the row above it must beat."""
 _GENTLE_SHARE: Final = 0.25
 """Rounds of the model that is not overfit, over those of the one that is."""
 
@@ -56,7 +53,9 @@ def overfit_rows(setting: Setting, population: Population) -> list[Row]:
     label = "none: overfit"
     rows = _model_rows(setting, population, trained, label)
     rows += _update_rows(setting, population, trained, label)
-    return rows + _prototype_rows(setting, population, trained.network, attack="prototypes")
+    return rows + _prototype_rows(
+        setting, population, trained.network, attack="prototypes, overfit model"
+    )
 
 
 def release_rows(setting: Setting, population: Population) -> list[Row]:
@@ -87,22 +86,31 @@ def dp_rows(setting: Setting, population: Population) -> list[Row]:
 def _model_rows(
     setting: Setting, population: Population, trained: Trained, defence: str
 ) -> list[Row]:
-    decoyed = replace(population, members=population.decoys)
-    rows = []
-    for people, label in ((population, defence), (decoyed, NULL + defence)):
-        scores = [loss_scores(trained.network, part) for part in (people.members, people.others)]
-        rows += _ranked(setting, people, *scores, attack="loss of the model", defence=label)
-        for name, part in (("members", people.members), ("others", people.others)):
-            rows.append(
-                Row(
-                    part="membership",
-                    attack="loss of the model",
-                    defence=label,
-                    measure=f"Dice of {name}",
-                    value=_dice(trained.network, part),
-                    n=len(part),
-                )
+    members, others, decoys = (
+        loss_scores(trained.network, part)
+        for part in (population.members, population.others, population.decoys)
+    )
+    attack = "loss of the model"
+    rows = _ranked(
+        setting,
+        population,
+        (members, others),
+        null=(decoys, others),
+        attack=attack,
+        defence=defence,
+    )
+    for name, part in (("members", population.members), ("others", population.others)):
+        dice = _dice(trained.network, part)
+        rows.append(
+            Row(
+                part="membership",
+                attack=attack,
+                defence=defence,
+                measure=f"Dice of {name}",
+                value=dice,
+                n=len(part),
             )
+        )
     return rows
 
 
@@ -111,26 +119,31 @@ def _update_rows(
 ) -> list[Row]:
     """One site's update against its own members; then the sum of all sites against all members,
     which is what the coordinator has under secure aggregation."""
+    watched = trained.watched
     first = hospitals_of(setting, population.members, augment=False)[0].images
-    one = [updates[0] for updates in trained.watched.updates]
-    total = [np.sum(updates, axis=0) for updates in trained.watched.updates]
-    summed = f"{defence}; secure sum of {setting.shares}"
     views = (
-        (first, one, defence),
-        (population.decoys, one, NULL + defence),
-        (population.members, total, summed),
-        (population.decoys, total, NULL + summed),
+        (first, [updates[0] for updates in watched.updates], defence),
+        (
+            population.members,
+            [np.sum(updates, axis=0) for updates in watched.updates],
+            f"{defence}; secure sum of {setting.shares}",
+        ),
     )
     rows = []
-    for members, updates, label in views:
-        people = replace(population, members=members)
-        scores = [
-            update_scores(
-                updates, [gradients_of(before, part) for before in trained.watched.before]
-            )
-            for part in (people.members, people.others)
-        ]
-        rows += _ranked(setting, people, *scores, attack="weight updates", defence=label)
+    for images, updates, label in views:
+        people = replace(population, members=images)
+        members, others, decoys = (
+            update_scores(updates, [gradients_of(before, part) for before in watched.before])
+            for part in (images, population.others, population.decoys)
+        )
+        rows += _ranked(
+            setting,
+            people,
+            (members, others),
+            null=(decoys, others),
+            attack="weight updates",
+            defence=label,
+        )
     return rows
 
 
@@ -153,21 +166,32 @@ def _prototype_rows(
     for count in (1, 2, 8):
         batches = [order[i : i + count] for i in range(0, len(members), count)]
         sent = released_prototypes(network, members, batches)
-        null = released_prototypes(network, population.decoys, batches)
+        decoyed = released_prototypes(network, population.decoys, batches)
+        silent = np.zeros((len(sent), 1))
         views = {
-            "none" if count == 1 else "none but the mean": (sent, single),
-            "blinded: distances": (log_gaps(network, sent), gaps),
-            "sealed: length of a ciphertext": (np.zeros((len(sent), 1)), nothing),
-            f"{NULL}plain": (null, single),
-            f"{NULL}distances": (log_gaps(network, null), gaps),
+            "none" if count == 1 else "none but the mean": (sent, decoyed, single),
+            "blinded: distances": (log_gaps(network, sent), log_gaps(network, decoyed), gaps),
+            "sealed: length of a ciphertext": (silent, silent, nothing),
         }
-        for defence, (seen, known) in views.items():
-            scores = [
-                release_scores(seen, known[key], known["own"]) for key in ("members", "others")
-            ]
-            text = f"batches of {count}"
-            rows += _ranked(setting, people, *scores, attack=attack, defence=defence, text=text)
+        for defence, (seen, null, known) in views.items():
+            rows += _ranked(
+                setting,
+                people,
+                _release_scores(seen, known),
+                null=_release_scores(null, known),
+                attack=attack,
+                defence=defence,
+                text=f"batches of {count}",
+            )
     return rows + _dp_release_rows(setting, people, network, single, attack=attack)
+
+
+def _release_scores(released: Array, known: Mapping[str, Array]) -> tuple[Array, Array]:
+    """Of the members and of the others."""
+    members, others = (
+        release_scores(released, known[key], known["own"]) for key in ("members", "others")
+    )
+    return members, others
 
 
 def _dp_release_rows(
@@ -185,35 +209,39 @@ def _dp_release_rows(
     decoys = released_prototypes(network, people.decoys, [[i] for i in range(n)])
     spent = Release(noise_multiplier=NOISE_MULTIPLIER, sample_rate=1.0, steps=_RELEASES)
     epsilon = epsilon_of([spent], delta=derived_delta(n))
-    label = f"DP, σ = 1, {_RELEASES} releases, ε = {epsilon:.1f} an image"
-    rows = []
-    for vectors, defence in ((known["members"], label), (release.vectors(decoys), NULL + label)):
-        sent = release.released(vectors, [range(n)], times=_RELEASES)
-        scores = [release_scores(sent, known[key], known["own"]) for key in ("members", "others")]
-        text = f"all {n}, once a round"
-        rows += _ranked(setting, people, *scores, attack=attack, defence=defence, text=text)
-    return rows
+    sent, decoyed = (
+        release.released(vectors, [range(n)], times=_RELEASES)
+        for vectors in (known["members"], release.vectors(decoys))
+    )
+    return _ranked(
+        setting,
+        people,
+        _release_scores(sent, known),
+        null=_release_scores(decoyed, known),
+        attack=attack,
+        defence=f"DP, σ = 1, {_RELEASES} releases, ε = {epsilon:.1f} an image",
+        text=f"all {n}, once a round",
+    )
 
 
 def _ranked(
     setting: Setting,
     people: Population,
-    members: Array,
-    others: Array,
+    scores: tuple[Array, Array],
     *,
+    null: tuple[Array, Array],
     attack: str,
     defence: str,
     text: str = "",
 ) -> list[Row]:
+    """AUC and TPR of the scores of members and others. The reference is what the same attack gives
+    on `null`, where images that took no part stand in the members' place: the two folds differ,
+    so chance is not exactly one half."""
     rows = []
-    for measure, statistic, chance in (
-        ("AUC", auc, 0.5),
-        ("TPR at 1 % FPR", tpr_at_fpr, 0.01),
-    ):
+    for measure, statistic in (("AUC", auc), ("TPR at 1 % FPR", tpr_at_fpr)):
         low, high = bootstrap_interval(
             statistic,
-            members,
-            others,
+            *scores,
             member_patients=people.members.patients,
             other_patients=people.others.patients,
             rng=np.random.default_rng(setting.seed),
@@ -226,11 +254,11 @@ def _ranked(
                 defence=defence,
                 setting=text,
                 measure=measure,
-                value=statistic(members, others),
+                value=statistic(*scores),
                 low=low,
                 high=high,
-                reference=chance,
-                n=len(members) + len(others),
+                reference=statistic(*null),
+                n=sum(map(len, scores)),
             )
         )
     return rows

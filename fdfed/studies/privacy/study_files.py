@@ -123,5 +123,5 @@ def _table(measures: Sequence[str], lines: Sequence[Mapping[str, Row]]) -> str:
 def _cell(row: Row) -> str:
     text = f"{row.value:.0e}" if 0 < abs(row.value) < 1e-3 else f"{row.value:.2f}"
     if row.low is not None and row.high is not None:
-        return f"{text} ({row.low:.2f}–{row.high:.2f})"
+        text += f" ({row.low:.2f}–{row.high:.2f})"
     return text if row.reference is None else f"{text} [{row.reference:.2f}]"

@@ -159,6 +159,6 @@ def test_the_files_and_the_page_say_what_was_measured(tmp_path: Path) -> None:
     assert text.startswith("# Above\n")
     assert text.endswith("Below\n")
     assert "stale" not in text
-    assert "0.90 (0.80–0.95)" in text
+    assert "0.90 (0.80–0.95) [0.50]" in text
     assert "1e-14 [0.50]" in text
     assert "the positive control succeeds" in text
