@@ -51,9 +51,7 @@ def _draw_panel(axes: Axes, title: str, rows: Sequence[Row]) -> None:
     axes.set_yticks(range(len(rows)), [_label(row) for row in rows], fontsize=7.5)
     axes.invert_yaxis()
     axes.set_title(title, loc="left", fontsize=9.5)
-    axes.set_xlabel(
-        "line: the reference, without access"
-    )
+    axes.set_xlabel("line: the reference, without access")
     axes.grid(visible=True, axis="x")
 
 
