@@ -47,7 +47,7 @@ def test_any_missing_file_is_named(folder: Path, name: str) -> None:
         verify_release(folder, public_key=PUBLIC)
 
 
-@pytest.mark.parametrize("key", [OTHER, "00" * 32, "no key"])
+@pytest.mark.parametrize("key", [OTHER, "00" * 32, "no key"], ids=["other", "zeros", "none"])
 def test_another_key_is_refused(folder: Path, key: str) -> None:
     with pytest.raises(CryptoError, match="is not signed by the key"):
         verify_release(folder, public_key=key)
