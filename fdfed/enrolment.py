@@ -138,7 +138,7 @@ class EnrolmentRequest(Frozen):
             csr = x509.load_pem_x509_csr(self.csr.encode())
             key, valid = csr.public_key(), csr.is_signature_valid
             names = csr.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-        except (ValueError, UnsupportedAlgorithm) as err:
+        except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as err:
             raise CryptoError(f"the signing request of {self.site} cannot be read") from err
         if not valid or not isinstance(key, ec.EllipticCurvePublicKey):
             raise CryptoError(f"the signing request of {self.site} is not signed by its own key")
@@ -205,7 +205,7 @@ class EnrolmentAnswer(Frozen):
         try:
             certificate = x509.load_pem_x509_certificate(self.certificate.encode())
             same_key = certificate.public_key() == own.certificate_key
-        except (ValueError, UnsupportedAlgorithm) as err:
+        except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as err:
             raise CryptoError("the answer holds no certificate that can be read") from err
         sha256 = certificate.fingerprint(hashes.SHA256()).hex()
         serial = f"{certificate.serial_number:x}"

@@ -53,7 +53,7 @@ class SiteIdentity:
             start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
             public_key = load_pem_private_key(self.key, password=None).public_key()
             authorities = x509.load_pem_x509_certificates(self.ca_certificate)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as err:
+        except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as err:
             raise CryptoError(
                 "the site's certificate, key or CA certificate is not readable PEM (the key without"
                 " a password); put back the files that enrolment left"

@@ -65,7 +65,7 @@ class Authority:
                 f"{err.filename} does not exist; a site can only be added where the consortium's "
                 "folder is, which is kept offline"
             ) from err
-        except (ValueError, TypeError) as err:
+        except (ValueError, TypeError, x509.InvalidVersion) as err:
             raise CryptoError(f"ca.pem or ca.key in {folder} cannot be read: {err}") from err
         if (
             not isinstance(key, ec.EllipticCurvePrivateKey)

@@ -29,6 +29,7 @@ TESTS: Final = (
     "tests/unit/fdfed/test_config.py",
     "tests/unit/fdfed/test_hostile_config.py",
     "tests/unit/fdfed/test_consortium.py",
+    "tests/unit/fdfed/test_enrolment_messages.py",
     "tests/unit/fdfed/test_expansion.py",
     "tests/unit/fdfed/test_flat_array.py",
     "tests/unit/fdfed/test_roster_entries.py",

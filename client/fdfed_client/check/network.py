@@ -218,7 +218,10 @@ def _shown_issuer(server: str, port: int) -> str | None:
         return None
     if der is None:
         return None
-    name = x509.load_der_x509_certificate(der).issuer.rfc4514_string()
+    try:
+        name = x509.load_der_x509_certificate(der).issuer.rfc4514_string()
+    except (ValueError, x509.InvalidVersion):
+        name = "(its certificate cannot be read)"
     # A stranger wrote it, and it goes to a terminal.
     return "".join(c if c.isprintable() else "?" for c in name)[:120]
 
