@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 from fdfed.audit.line import Head, write_line
 from fdfed.consortium import PolicyStep, SigningPolicy, lineage_digests, policy_statement, sign
 from fdfed.exchange import (
@@ -33,6 +36,12 @@ def trust() -> Seeds:
     yield "signed-roster", "followed", _followed()
     yield "signed-roster", "unsigned", text + b"\n--\n[]"
     yield "signed-roster", "all", b"\n--\n".join((text, signatures, policy))
+    digest = hashlib.sha256(b"").hexdigest()
+    files = dict.fromkeys(("model.safetensors", "model-card.json", "model-card.md"), digest)
+    manifest = json.dumps({"released": "2026-01-01T00:00:00Z", "files": files}).encode()
+    yield "release", "empty-files", manifest
+    yield "release", "unsigned", manifest + b"\n--\n" + b"0" * 128
+    yield "release", "no-model", b'{"released": "2026-01-01T00:00:00Z", "files": {}}'
     for direction, number in (("out", 1), ("in", 2)):
         key = parties.signing_key(number)
         line = write_line(direction, "trained", {}, number=number, previous="0" * 64, key=key)

@@ -11,6 +11,7 @@ from fdfed.audit.line import Head, read_line
 from fdfed.errors import CryptoError, InvalidInput
 from fdfed.exchange import NO_SEALING, HpkePrivateKey, HpkePublicKey
 from fdfed.exchange.group_secret import Expected, _Offer, _parse, _statement
+from fdfed.release import verify_release
 from fdfed.roster import Roster, SignedRoster, sign_roster
 from fdfed_client.exchange_identity import SiteIdentity
 from tests.fuzz.parties import (
@@ -114,8 +115,23 @@ def audit_line(data: bytes) -> None:
         line.is_signed_by(public)
 
 
+def release(data: bytes) -> None:
+    """The manifest of a released model, and its signature; a manifest alone is signed here."""
+    manifest, *others = data.split(_SPLIT)
+    key = signing_key(0)
+    with scratch() as folder:
+        for name in ("model.safetensors", "model-card.json", "model-card.md"):
+            (folder / name).write_bytes(b"")
+        (folder / "release.json").write_bytes(manifest)
+        signed = key.sign(b"fdfed model release 1\n" + manifest).hex().encode()
+        (folder / "release.sig").write_bytes(others[0] if others else signed)
+        found = verify_release(folder, public_key=key.public_key().public_bytes_raw().hex())
+    assert found.model_sha256
+
+
 _SEALED = '{"ad":"YWE=","tnbc":"YWE="}'
 _OFFER = f'{{"context":{CONTEXT.model_dump_json()},"sealed":{_SEALED},"signature":"{"0" * 128}"}}'
+_RELEASE = (CORPUS / "release" / "empty-files").read_text()
 _HPKE = ("fdfed/exchange/hpke.py",)
 _ROSTER = ("fdfed/roster.py", "fdfed/consortium.py", "fdfed/strict_json.py")
 _TEXT = ROSTER.text.decode()
@@ -150,6 +166,7 @@ TARGETS = (
         ("fdfed/exchange/group_secret.py",),
         (JsonPart(_OFFER),),
     ),
+    Target("release", release, _BAD, ("fdfed/release.py",), (JsonPart(_RELEASE),)),
     Target("audit-line", audit_line, (InvalidInput,), ("fdfed/audit/line.py",)),
     Target(
         "certificate", certificate, (CryptoError,), ("client/fdfed_client/exchange_identity.py",)
