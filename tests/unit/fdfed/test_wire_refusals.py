@@ -11,6 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from fdfed.config import RunPlan
 from fdfed.errors import WireError
+from fdfed.evaluation.results import SitePrivacy
 from fdfed.privacy.masking_keys import MAX_ANNOUNCEMENT
 from fdfed.wire import (
     EvaluateInstruction,
@@ -19,6 +20,7 @@ from fdfed.wire import (
     Ready,
     RosterInForce,
     SecretRequest,
+    TrainInstruction,
 )
 from fdfed.wire.record import caption
 
@@ -108,3 +110,47 @@ def test_a_log_says_of_a_strangers_record_only_what_is_in_the_agreed_form() -> N
     odd = header(REQUEST, kind="K\n", run_id="../..", server_round=True, attempt=2)
     assert caption(odd) == {"kind": "unknown", "attempt": 2}
     assert caption(RecordDict()) == {"kind": "unknown"}
+
+
+PRIVACY = SitePrivacy(epsilon=1.5, delta=1e-3, unit="patient", units=30)
+SCORED = EvaluateResult(
+    run_id=RUN, server_round=1, part="test", dice=None, iou=None, privacy=PRIVACY
+)
+
+
+def test_what_a_site_has_spent_survives_the_wire() -> None:
+    assert EvaluateResult.from_record(SCORED.to_record()).privacy == PRIVACY
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "does not say what a site has spent"),
+        ('{"epsilon": 1}', "does not say what a site has spent"),
+        ('{"epsilon": -1, "delta": 0.1, "unit": "patient", "units": 3}', "impossible ε"),
+        ('{"epsilon": NaN, "delta": 0.1, "unit": "patient", "units": 3}', "spent|impossible"),
+        ('{"epsilon": 1, "delta": 1, "unit": "patient", "units": 3}', "impossible ε"),
+        ('{"epsilon": 1, "delta": 0.1, "unit": "patient", "units": 0}', "impossible ε"),
+    ],
+)
+def test_what_no_site_can_have_spent_is_refused(text: str, reason: str) -> None:
+    with pytest.raises(WireError, match=reason):
+        EvaluateResult.from_record(header(SCORED, privacy=text))
+
+
+def test_late_cotangents_of_private_prototypes_survive_the_wire() -> None:
+    sent = TrainInstruction(
+        plan=ASKED.plan,
+        run_id=RUN,
+        server_round=2,
+        attempt=1,
+        phase=2,
+        total_examples=9,
+        best_round=1,
+        alpha=np.zeros(2),
+        target=None,
+        cotangents=np.array([0.5, -0.25]),
+        weights={},
+    )
+    got = TrainInstruction.from_record(sent.to_record()).cotangents
+    np.testing.assert_array_equal(got, [0.5, -0.25])
