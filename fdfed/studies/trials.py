@@ -98,7 +98,7 @@ class TrialResult:
     """Wall-clock seconds of the rounds that this trial trained itself."""
     shared_rounds: int = 0
     """Rounds of phase 1 that another trial had trained, bit for bit the same."""
-    exchange: Mapping[str, float] = field(default_factory=dict)
+    exchange: Mapping[str, float | int] = field(default_factory=dict)
     """What the exchange did over the whole run, as in `results.json`, without what the clock says;
     empty without one."""
     cotangents: Mapping[str, Mapping[int, LagError]] = field(default_factory=dict)
