@@ -27,6 +27,7 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 every computation with it."""
 Seconds = Annotated[float, Field(gt=0, le=10_000_000)]
 """Up to 115 days: threads cannot wait for centuries."""
+TapName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,63}$")]
 LossName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+-]{0,62}$")]
 StrategyName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 AlphaMode = Literal["dual", "ramp", "paper", "fixed"]
@@ -35,7 +36,9 @@ SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 LOSS_NAMES: Final = ("seg", "fd", "fd+exch", "con", "deeps")
 """The losses that need no other package."""
-STRATEGY_NAMES: Final = ("fdfed", "fedavg", "fedprox", "fedbn", "local", "pooled")
+STRATEGY_NAMES: Final = (
+    "fdfed", "fedavg", "fedprox", "fedbn", "fedavgm", "fedadam", "local", "pooled",
+)  # fmt: skip
 """The strategies that need no other package."""
 DISCREPANCY_LOSSES: Final = ("fd", "fd+exch")
 
@@ -63,6 +66,8 @@ class AlphaPlan(Frozen):
     """`dual` asks for a loss this much (in nats) below the one measured as phase 2 begins."""
     value: float = Field(default=0.01, ge=0)
     """α in mode `fixed`."""
+    taps: tuple[TapName, ...] | None = None
+    """The taps that may have a weight, such as `Bot`; all others stay at zero. `None`: all."""
 
 
 class MethodPlan(Frozen):
@@ -115,8 +120,13 @@ class SplitPlan(Frozen):
 
     By default the seed splits them 70-10-20. `held_out` fixes the test patients for every seed;
     `fold` replaces the validation patients by a fold of those that remain, and leaves the test
-    part empty, so that whatever is chosen on folds has seen no test image.
+    part empty, so that whatever is chosen on folds has seen no test image. `set_aside` keeps the
+    patients of another draw out of every part.
     """
+
+    set_aside: str | None = Field(default=None, min_length=1, max_length=64)
+    """Name of a draw, as of `held_out`, whose patients are not read at all; `held_out` draws from
+    the others."""
 
     held_out: str | None = Field(default=None, min_length=1, max_length=64)
     """Name of a draw: a fifth of each site's patients, by the hash of (draw, site, patient), are
@@ -132,6 +142,19 @@ class SplitPlan(Frozen):
                 f"fold = {self.fold}, but {self.folds} folds are numbered 0 to {self.folds - 1}"
             )
         return self
+
+
+class ServerPlan(Frozen):
+    """The coordinator's optimiser, of `fedavgm` and `fedadam` alone."""
+
+    learning_rate: float | None = Field(default=None, gt=0)
+    """η. `None` is the strategy's own: 1 of `fedavgm`, 0.01 of `fedadam`."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """β of `fedavgm`, β₁ of `fedadam`."""
+    beta_2: float = Field(default=0.99, ge=0, lt=1)
+    """β₂ of `fedadam`."""
+    tau: float = Field(default=1e-3, gt=0)
+    """τ of `fedadam`: how far it adapts to each weight."""
 
 
 class ExchangePlan(Frozen):
@@ -195,6 +218,7 @@ class RunPlan(Frozen):
     loss's own. Of no effect on the others."""
     proximal_mu: float = Field(default=0.01, ge=0)
     """μ of `fedprox`: the local loss gains μ/2 ‖w − w_global‖²."""
+    server: ServerPlan = ServerPlan()
     aggregation: Aggregation = "plain"
     """How weights and α are averaged; one of these, since each needs what another takes away.
     `plain`: the coordinator reads each site's update. `masked`: it reads their sum alone
@@ -214,7 +238,13 @@ class RunPlan(Frozen):
     lets each site measure whether that, and which memory layout, is faster on its device, so that
     runs do not repeat bit for bit; `fp64` is for the exactness tests."""
     augment: bool = True
+    noise: float = Field(default=0.0, ge=0, le=1)
+    """σ of Gaussian noise that is added to every training image, whose values are in [0, 1]; they
+    are clipped to that range again."""
 
+    warm_start: bool = True
+    """Whether a phase 1 with α = 0 comes first. Without it the discrepancy terms are trained from
+    the first round on."""
     method: MethodPlan = MethodPlan()
     alpha: AlphaPlan = AlphaPlan()
     exchange: ExchangePlan = ExchangePlan()
@@ -327,10 +357,13 @@ class RunPlan(Frozen):
 
     @property
     def phase_1_rounds(self) -> int:
-        """Rounds with α = 0: all of them where the loss has no discrepancy terms; else 100/175, at
-        least one, and at least one is left for phase 2 where there are two rounds or more."""
+        """Rounds with α = 0: all of them where the loss has no discrepancy terms; none without the
+        warm start; else 100/175, at least one, and at least one is left for phase 2 where there are
+        two rounds or more."""
         if not self.has_discrepancy:
             return self.rounds
+        if not self.warm_start:
+            return 0
         return max(1, min(self.rounds - 1, math.ceil(self.rounds * PHASE_1_SHARE)))
 
     def phase(self, server_round: int) -> Literal[1, 2]:

@@ -15,12 +15,31 @@ while the loss is above its target c_l, falls once it is below, and so limits it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from numpy import ndarray
 
 from fdfed.config import AlphaPlan
 from fdfed.errors import InvalidInput
+
+
+def weighed_taps(taps: Sequence[str], plan: AlphaPlan) -> Bool[ndarray, " taps"]:
+    """Which taps may have a weight above zero.
+
+    Raises:
+        InvalidInput: if the plan names a tap that the network does not have, or none at all.
+    """
+    if plan.taps is None:
+        return np.ones(len(taps), dtype=np.bool_)
+    foreign = [name for name in plan.taps if name not in taps]
+    if foreign or not plan.taps:
+        raise InvalidInput(
+            f"alpha.taps names {', '.join(foreign) or 'no tap'}; the network's are "
+            f"{', '.join(taps)}. Name some of these, or leave alpha.taps out"
+        )
+    return np.array([name in plan.taps for name in taps], dtype=np.bool_)
 
 
 def starting_alpha(taps: int, *, plan: AlphaPlan, phase_2_rounds: int) -> Float64[ndarray, " taps"]:

@@ -38,6 +38,15 @@ def held_out_patients(patients: Iterable[str], *, site: str, draw: str) -> tuple
     return tuple(sorted(ranked[:count]))
 
 
+def without_draw(cases: Iterable[Case], *, site: str, draw: str | None) -> tuple[Case, ...]:
+    """The cases of all patients but those that the draw sets aside; all of them without a draw."""
+    known = tuple(cases)
+    if draw is None:
+        return known
+    aside = set(held_out_patients((case.patient for case in known), site=site, draw=draw))
+    return tuple(case for case in known if case.patient not in aside)
+
+
 def fold_of_patients(cases: Iterable[Case], *, site: str, folds: int) -> dict[str, int]:
     """The fold of each patient, counted from 0; folds hold nearly equal numbers of images.
 

@@ -31,6 +31,8 @@ def open_planned(
         batch_size=plan.batch_size,
         augment=plan.augment,
         crop=plan.crop,
+        noise=plan.noise,
+        set_aside=plan.split.set_aside,
         held_out=plan.split.held_out,
         fold=plan.split.fold,
         folds=plan.split.folds,

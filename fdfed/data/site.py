@@ -19,7 +19,7 @@ from torch.utils.data import ConcatDataset, Dataset
 
 from fdfed.data.cases import PARTS, Case, Part
 from fdfed.data.folder import Progress, check_site_folder
-from fdfed.data.folds import study_split
+from fdfed.data.folds import study_split, without_draw
 from fdfed.data.loading import loading_chain
 from fdfed.data.seeds import generator
 from fdfed.errors import InvalidInput
@@ -61,6 +61,8 @@ class SiteData:
     """The case of each index."""
     parts: Mapping[Part, tuple[int, ...]]
     """Indices of each part, in a fixed order."""
+    noise: float = 0.0
+    """σ of the Gaussian noise on training images."""
     patients_known: bool = True
     """Whether `patients.csv` says whose the images are; else each counts as its own patient."""
 
@@ -105,7 +107,8 @@ class SiteData:
             variant = self._variant(global_step, item)
             rng = generator("crop", self.seed, self.name, global_step, item)
             window = self.window(sample["mask"], rng)
-            images.append(turned(sample["image"][window], variant))
+            image = turned(sample["image"][window], variant)
+            images.append(self._noisy(image, global_step, item))
             masks.append(turned(sample["mask"][window], variant))
         return torch.stack(images), torch.stack(masks)
 
@@ -131,6 +134,16 @@ class SiteData:
         if not self.augment:
             return 0
         return int(generator("augment", self.seed, self.name, global_step, item).integers(VARIANTS))
+
+    def _noisy(
+        self, image: Float[Tensor, "c h w"], global_step: int, item: int
+    ) -> Float[Tensor, "c h w"]:
+        """clip(x + N(0, σ²), 0, 1), the noise test of the paper's supplement I."""
+        if self.noise == 0:
+            return image
+        rng = generator("noise", self.seed, self.name, global_step, item)
+        drawn = rng.standard_normal(tuple(image.shape), dtype=np.float32)
+        return (image + self.noise * torch.from_numpy(drawn)).clamp(0, 1)
 
     def window(
         self, picture: Float[Tensor, "c h w"], rng: np.random.Generator
@@ -184,6 +197,8 @@ def open_site(
     batch_size: int,
     augment: bool = True,
     crop: int | None = None,
+    noise: float = 0.0,
+    set_aside: str | None = None,
     held_out: str | None = None,
     fold: int | None = None,
     folds: int = 3,
@@ -203,7 +218,8 @@ def open_site(
         augment: whether training batches are flipped and turned at random.
         crop: side of random squares to train on, in pixels; `size` is then unused, and only an
             image with a shorter side is resized.
-        held_out, fold, folds: the split, as in `fdfed.config.SplitPlan`.
+        noise: σ of Gaussian noise on training images, in units of their range from 0 to 1.
+        set_aside, held_out, fold, folds: the split, as in `fdfed.config.SplitPlan`.
         progress: called in this thread as files are read, with (done, all); each file is read
             twice, once to check and once to keep.
 
@@ -221,7 +237,12 @@ def open_site(
     report = check_site_folder(data_dir / name, progress=report_half(0))
     report.raise_findings()
     split = study_split(
-        report.cases, site=name, seed=seed, held_out=held_out, fold=fold, folds=folds
+        without_draw(report.cases, site=name, draw=set_aside),
+        site=name,
+        seed=seed,
+        held_out=held_out,
+        fold=fold,
+        folds=folds,
     )
     # Cases in no part are not even read.
     kept = {case.name for part in PARTS for case in split[part]}
@@ -235,6 +256,7 @@ def open_site(
         batch_size=batch_size,
         augment=augment,
         crop=crop,
+        noise=noise,
         samples=_cache(used, chain, report_half(1)),
         all_cases=used,
         parts={part: tuple(index[case.name] for case in split[part]) for part in PARTS},

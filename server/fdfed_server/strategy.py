@@ -21,7 +21,7 @@ from fdfed.errors import QuorumNotMet, WireError
 from fdfed.evaluation.results import RoundRecord, SiteRound, Traffic
 from fdfed.exchange import TapLayout
 from fdfed.layer_weights import aggregate as aggregate_alpha
-from fdfed.layer_weights import starting_alpha, target_of
+from fdfed.layer_weights import starting_alpha, target_of, weighed_taps
 from fdfed.privacy import ContributionLayout
 from fdfed.strategies import create_strategy
 from fdfed.training.initialise import initial_network
@@ -71,8 +71,9 @@ class Strategy:
         self._removed: frozenset[str] = frozenset()
         network = initial_network(plan)
         names = shared_names(network, plan.strategy)
-        self._averaging = create_strategy(plan.strategy)
+        self._averaging = create_strategy(plan.strategy, plan.server)
         self.layout: TapLayout = layout_of(network)
+        self._weighed = weighed_taps(self.layout.names, plan.alpha)
         self._initial_weights = take_tensors(network, names)
         self._trained = frozenset(dict(network.named_parameters())) & frozenset(names)
 
@@ -102,8 +103,9 @@ class Strategy:
         return self.plan.swaps_batches
 
     def initial_state(self, run_id: str) -> RunState:
-        """The state before the first round: seeded weights, α = 0."""
-        model = GlobalModel(weights=self._initial_weights, alpha=np.zeros(len(self.taps)))
+        """The state before the first round: seeded weights, and α of the phase that comes first."""
+        alpha = np.zeros(len(self.taps)) if self.plan.phase(1) == 1 else self._starting_alpha()
+        model = GlobalModel(weights=self._initial_weights, alpha=alpha)
         best = Best(server_round=0, score=UNKNOWN_SCORE, model=model)
         return RunState(plan=self.plan, run_id=run_id, completed_rounds=0, model=model, best=best)
 
@@ -386,19 +388,22 @@ class Strategy:
         """Back to the best weights of phase 1. The best is sought anew from here: a run that trains
         the feature losses ends with weights that were trained with them, even if a round of phase 1
         scored higher."""
+        return replace(
+            state,
+            # As the sites' optimisers: what was remembered belongs to another objective.
+            model=replace(state.best.model, alpha=self._starting_alpha(), memory={}),
+            best=replace(state.best, score=UNKNOWN_SCORE),
+            site_best={site: (n, UNKNOWN_SCORE) for site, (n, _) in state.site_best.items()},
+            warm_start_round=state.best.server_round,
+        )
+
+    def _starting_alpha(self) -> NDArray[np.float64]:
         alpha = starting_alpha(
             len(self.taps),
             plan=self.plan.alpha,
             phase_2_rounds=self.plan.rounds - self.plan.phase_1_rounds,
         )
-        return replace(
-            state,
-            # As the sites' optimisers: what was remembered belongs to another objective.
-            model=replace(state.best.model, alpha=alpha, memory={}),
-            best=replace(state.best, score=UNKNOWN_SCORE),
-            site_best={site: (n, UNKNOWN_SCORE) for site, (n, _) in state.site_best.items()},
-            warm_start_round=state.best.server_round,
-        )
+        return np.where(self._weighed, alpha, 0.0)
 
     @property
     def _has_common_model(self) -> bool:
@@ -423,6 +428,7 @@ class Strategy:
             phase_2_round=server_round - self.plan.phase_1_rounds,
             phase_2_rounds=self.plan.rounds - self.plan.phase_1_rounds,
         )
+        alpha = np.where(self._weighed, alpha, 0.0)
         known = model.target
         if known is not None and not np.isnan(known).any():
             return alpha, known

@@ -13,7 +13,7 @@ import pytest
 from flwr.app import ConfigRecord, RecordDict
 
 from fdfed.config import RunPlan
-from fdfed.errors import QuorumNotMet
+from fdfed.errors import InvalidInput, QuorumNotMet
 from fdfed.evaluation.metrics import Aggregate
 from fdfed.exchange import ExchangeStats
 from fdfed.strategies import Arrays, Averaging
@@ -550,6 +550,39 @@ def test_phase_2_starts_from_the_best_weights_of_phase_1_with_the_starting_alpha
     state = concluded(strategy, state, 5, dict.fromkeys(EXAMPLES, 0.05))
     assert state.best.server_round == 4
     assert state.warm_start_round == 2
+
+
+def test_without_the_warm_start_alpha_moves_from_the_first_round_on() -> None:
+    strategy = strategy_of(rounds=3, warm_start=False, alpha={"taps": ["Enc1", "Bot"]})
+    assert [strategy.plan.phase(n) for n in (1, 2, 3)] == [2, 2, 2]
+    proposal = {"alpha": np.full(TAPS, 0.002)}
+    state = strategy.initial_state(RUN)
+    trained = train(strategy, state, 1, a=proposal, b=proposal, c=proposal)
+    weighed = [tap in ("Enc1", "Bot") for tap in strategy.taps]
+    np.testing.assert_allclose(trained.model.alpha, np.where(weighed, 0.002, 0.0))
+    assert trained.model.target is not None
+    state = strategy.conclude(state, trained, {}, seconds=1.0)
+    assert state.warm_start_round is None
+
+
+@pytest.mark.parametrize("mode", ["fixed", "ramp", "dual"])
+def test_a_tap_that_alpha_leaves_out_stays_at_zero_in_every_mode(mode: str) -> None:
+    strategy = strategy_of(
+        rounds=4, alpha={"mode": mode, "value": 0.01, "maximum": 0.01, "taps": ["Dec4"]}
+    )
+    state = in_phase_2(strategy)
+    proposal = {"alpha": np.full(TAPS, 0.01)}
+    first = strategy.plan.phase_1_rounds + 1
+    trained = train(strategy, state, first, a=proposal, b=proposal, c=proposal)
+    for alpha in (state.model.alpha, trained.model.alpha):
+        assert not alpha[:-1].any()
+    assert trained.model.alpha[-1] > 0
+
+
+@pytest.mark.bad_input
+def test_a_tap_that_the_network_lacks_is_named() -> None:
+    with pytest.raises(InvalidInput, match=r"names Dec9; the network's are Enc1, Enc2"):
+        strategy_of(alpha={"taps": ["Enc1", "Dec9"]})
 
 
 def test_a_run_of_the_segmentation_loss_has_one_phase() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fdfed.data import PARTS, Case, fold_of_patients, held_out_patients
-from fdfed.data.folds import study_split
+from fdfed.data.folds import study_split, without_draw
 from fdfed.errors import DataError, InvalidInput
 
 
@@ -82,6 +82,21 @@ def test_over_all_folds_each_remaining_image_validates_once_and_no_held_out_imag
         assert not {c.patient for c in split["train"]} & {c.patient for c in split["validation"]}
         validated += [case.name for case in split["validation"]]
     assert sorted(validated) == sorted(c.name for c in cases if c.patient not in held)
+
+
+@settings(deadline=None)
+@given(sizes=SIZES)
+def test_patients_who_are_set_aside_are_in_no_part_of_a_split_by_another_draw(
+    sizes: list[int],
+) -> None:
+    cases = cases_of(sizes)
+    aside = set(held_out_patients({case.patient for case in cases}, site="a", draw="d"))
+    left = without_draw(cases, site="a", draw="d")
+    split = study_split(left, site="a", seed=0, held_out="e", fold=None, folds=3)
+    parts = {part: {case.patient for case in split[part]} for part in PARTS}
+    assert not aside & set.union(*parts.values())
+    assert parts["test"]
+    assert {case.patient for case in cases} == aside.union(*parts.values())
 
 
 def test_the_seed_does_not_move_a_fold() -> None:

@@ -53,6 +53,23 @@ def test_batches_have_the_promised_shapes_and_values(phantom_dir: Path) -> None:
     assert set(mask.unique().tolist()) == {0.0, 1.0}
 
 
+def test_noise_has_the_standard_deviation_asked_for_and_leaves_the_masks(
+    phantom_dir: Path,
+) -> None:
+    clear = opened(phantom_dir, batch_size=8)
+    noisy = dataclasses.replace(clear, noise=0.05)
+    (image, mask), (other, same) = clear.training_batch(3), noisy.training_batch(3)
+    torch.testing.assert_close(mask, same, rtol=0, atol=0)
+    # Where the noise of 0.05 cannot have met the range's ends.
+    inner = (image > 0.3) & (image < 0.7)
+    assert inner.sum() > 1000
+    difference = (other - image)[inner]
+    assert float(difference.std()) == pytest.approx(0.05, rel=0.1)
+    assert abs(float(difference.mean())) < 0.01
+    assert 0 <= float(other.min()) <= float(other.max()) <= 1
+    assert torch.equal(other, noisy.training_batch(3)[0])
+
+
 def test_a_batch_depends_on_its_step_alone_not_on_those_before(phantom_dir: Path) -> None:
     one, other = opened(phantom_dir), opened(phantom_dir)
     for step in (0, 1, 2):

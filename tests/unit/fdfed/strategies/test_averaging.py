@@ -23,8 +23,10 @@ MEAN: Arrays = {
 }
 
 
-@pytest.mark.parametrize("name", STRATEGY_NAMES)
-def test_every_built_in_strategy_goes_on_from_the_mean_and_remembers_nothing(name: str) -> None:
+@pytest.mark.parametrize("name", [n for n in STRATEGY_NAMES if n not in ("fedavgm", "fedadam")])
+def test_every_strategy_without_an_optimiser_goes_on_from_the_mean_and_remembers_nothing(
+    name: str,
+) -> None:
     weights, memory = create_strategy(name).advance(BEFORE, MEAN, {})
     assert memory == {}
     for key, value in MEAN.items():
