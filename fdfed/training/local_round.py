@@ -21,6 +21,11 @@ from fdfed.training.precision import gradient_scaler
 from fdfed.training.step import AuxiliaryTerm, RemoteTerm, StepLosses, step_losses
 
 
+CorrectGradients = Callable[[nn.Module], None]
+"""Changes the gradients of a network in place; they are unscaled, and its weights are those that
+the step starts from."""
+
+
 @runtime_checkable
 class TrainingData(Protocol):
     """What a round needs of a site's data."""
@@ -151,6 +156,8 @@ def train_round_(
     request: LocalRound,
     *,
     auxiliary: AuxiliaryLoss | None = None,
+    extra: AuxiliaryLoss | None = None,
+    correct_gradients_: CorrectGradients | None = None,
     optimizer_state: dict[str, Tensor] | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> RoundOutcome:
@@ -160,6 +167,8 @@ def train_round_(
     Args:
         auxiliary: the plan's auxiliary loss, as `initial_auxiliary` made it and the rounds before
             trained it; None if the plan has none.
+        extra: for a study: a loss without trained parts that no plan names, added to L_seg.
+        correct_gradients_: for a study: may change the gradients before each step.
         optimizer_state: from the round before, as `RoundOutcome` gave it; None starts afresh.
         on_step: told the number of steps done, after each.
 
@@ -180,7 +189,9 @@ def train_round_(
     if optimizer_state:
         load_optimizer_(optimizer, optimizer_state)
     scaler = gradient_scaler(plan.precision, device)
-    anchor = [p.detach().clone() for p in network.parameters()] if _is_proximal(plan) else None
+    if _is_proximal(plan):
+        correct_gradients_ = proximal(network, plan.proximal_mu)
+    term = extra if auxiliary is None else auxiliary
     means = RoundMeans()
     network.train()
     for step, (image, mask) in enumerate(_batches(data, request, device)):
@@ -200,7 +211,7 @@ def train_round_(
             plan=plan,
             alpha=request.alpha,
             remote=remote,
-            auxiliary=None if auxiliary is None else AuxiliaryTerm(auxiliary, request.moment(step)),
+            auxiliary=None if term is None else AuxiliaryTerm(term, request.moment(step)),
         )
         if remote is not None and losses.exch is None and plan.exchange.required:
             raise ExchangeIncomplete(
@@ -208,9 +219,9 @@ def train_round_(
                 "has exchange.required = true; the coordinator repeats the round"
             )
         scaler.scale(losses.objective).backward()
-        if anchor is not None:
+        if correct_gradients_ is not None:
             scaler.unscale_(optimizer)
-            _add_proximal_gradient_(network, anchor, plan.proximal_mu)
+            correct_gradients_(network)
         scaler.step(optimizer)
         scaler.update()
         means.add(losses)
@@ -279,9 +290,14 @@ def _is_proximal(plan: RunPlan) -> bool:
     return plan.strategy == "fedprox" and plan.proximal_mu > 0
 
 
-def _add_proximal_gradient_(network: nn.Module, anchor: list[Tensor], mu: float) -> None:
-    """Adds μ (w − w_global), the gradient of μ/2 ‖w − w_global‖² (Li et al. 2020,
-    arXiv:1812.06127, Eq. 2)."""
-    for parameter, start in zip(network.parameters(), anchor, strict=True):
-        if parameter.grad is not None:
-            parameter.grad.add_(parameter.detach() - start, alpha=mu)
+def proximal(towards: nn.Module, mu: float) -> CorrectGradients:
+    """Adds μ (w − w₀), the gradient of μ/2 ‖w − w₀‖² (Li et al. 2020, arXiv:1812.06127, Eq. 2), with
+    w₀ the weights that `towards` has now."""
+    anchor = [parameter.detach().clone() for parameter in towards.parameters()]
+
+    def add_(network: nn.Module) -> None:
+        for parameter, start in zip(network.parameters(), anchor, strict=True):
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter.detach() - start, alpha=mu)
+
+    return add_
