@@ -1,8 +1,8 @@
 """Whether one method scores higher than another: paired tests in which the patient is the unit.
 
 Differences come as an array `(seeds, patients)` for each site. Seeds are averaged first, then
-patients, then sites, which weigh equally however many patients they have. `docs/studies/protocol.md`
-says why, and what the studies compare.
+patients, then sites, which weigh equally however many patients they have.
+`docs/studies/protocol.md` says why, and what the studies compare.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def bootstrap(
     for values in arrays:
         count = values.shape[1]
         columns = rng.multinomial(count, np.full(count, 1 / count), draws) / count
-        total += np.einsum("ds,sp,dp->d", rows, values, columns, optimize=True)
+        total += ((rows @ values) * columns).sum(1)
     return total / len(arrays)
 
 
@@ -145,7 +145,10 @@ def simultaneous_lower_bounds(
     if not moving.any():
         return estimates.copy()
     excess = (draws - estimates)[:, moving] / errors[moving]
-    return estimates - float(np.quantile(excess.max(axis=1), level)) * errors
+    bounds: Float64[ndarray, " _k"] = (
+        estimates - float(np.quantile(excess.max(axis=1), level)) * errors
+    )
+    return bounds
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

@@ -20,7 +20,6 @@ from fdfed.networks import SegmentationNetwork
 from fdfed.training.precision import gradient_scaler
 from fdfed.training.step import AuxiliaryTerm, RemoteTerm, StepLosses, step_losses
 
-
 CorrectGradients = Callable[[nn.Module], None]
 """Changes the gradients of a network in place; they are unscaled, and its weights are those that
 the step starts from."""
@@ -291,8 +290,8 @@ def _is_proximal(plan: RunPlan) -> bool:
 
 
 def proximal(towards: nn.Module, mu: float) -> CorrectGradients:
-    """Adds μ (w − w₀), the gradient of μ/2 ‖w − w₀‖² (Li et al. 2020, arXiv:1812.06127, Eq. 2), with
-    w₀ the weights that `towards` has now."""
+    """Adds μ (w − w₀), the gradient of μ/2 ‖w − w₀‖² (Li et al. 2020, arXiv:1812.06127, Eq. 2),
+    with w₀ the weights that `towards` has now."""
     anchor = [parameter.detach().clone() for parameter in towards.parameters()]
 
     def add_(network: nn.Module) -> None:

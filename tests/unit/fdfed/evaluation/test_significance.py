@@ -1,4 +1,4 @@
-"""The tests and intervals of the studies: by hand, against SciPy, and on data with a known truth."""
+"""The tests and intervals of the studies: by hand, against SciPy, and on data of known truth."""
 
 from __future__ import annotations
 
