@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -27,6 +28,9 @@ from fdfed_server.exchange_round import Entry, ExchangeRound, TermsOf
 from fdfed_server.pairs import PairMeans
 
 log = logging.getLogger(__name__)
+
+_UNNOTED: Final = 8
+"""Answered steps that may wait to have their pairs noted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,8 @@ class ExchangeHub:
         self._steps_complete = self._steps_past_deadline = 0
         self._latest_terms: dict[str, float] = {}
         self._pairs_lock = threading.Lock()
+        self._unnoted: deque[tuple[ExchangeRound, ClosedStep[Entry]]] = deque()
+        """Answered steps whose pairs are not noted yet: that waits for a moment between steps."""
         self._watcher = DeadlineWatcher(self.expire, clock)
 
     def open_round(
@@ -142,6 +148,7 @@ class ExchangeHub:
             self._refuse(step, FrameRefused(ExchangeCode.ROUND_CLOSED))
         if current is None:
             return {}
+        self._note_pairs(leave=0)
         with self._pairs_lock:
             return current.pairs.means()
 
@@ -177,6 +184,8 @@ class ExchangeHub:
         if deadline is not None:
             self._watcher.watch(deadline)
         self._answer(current, closed)
+        # A site that has answers to send hears nothing sooner for it; one that waits, does.
+        self._note_pairs(leave=_UNNOTED if closed else 0)
         return future
 
     def disconnect(self, site: str) -> None:
@@ -261,8 +270,13 @@ class ExchangeHub:
                 )
             for (_, entry), reply in zip(step.entries, replies, strict=True):
                 entry.future.set_result(reply)
-            with self._pairs_lock:
-                current.note_pairs(step)
+            self._unnoted.append((current, step))
+
+    def _note_pairs(self, *, leave: int) -> None:
+        with self._pairs_lock:
+            while len(self._unnoted) > leave:
+                of_round, step = self._unnoted.popleft()
+                of_round.note_pairs(step)
 
     def _refuse(self, step: ClosedStep[Entry], refusal: FrameRefused) -> None:
         with self._lock:

@@ -31,6 +31,7 @@ class Terms:
     """`(S, size)`: the derivative of every tap's pair term at every site's prototypes."""
 
 
+@torch.inference_mode()  # nothing here is differentiated, and small operations cost less
 def cross_site_terms(
     layout: TapLayout,
     vectors: NDArray[np.float64],
