@@ -27,15 +27,27 @@ _PROBE_BYTES: Final = 1 << 16
 
 
 class Pulse:
-    """When a loop last went round; beaten in one thread, read in others."""
+    """When a loop last went round, and whether it is to end; beaten in one thread, read in
+    others."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._last = clock()
+        self._stopping = False
 
     def beat(self) -> None:
-        """It goes round now."""
+        """It goes round now.
+
+        Raises:
+            KeyboardInterrupt: after `stop`.
+        """
         self._last = self._clock()
+        if self._stopping:
+            raise KeyboardInterrupt
+
+    def stop(self) -> None:
+        """The loop ends at its next beat; may be called from a signal handler."""
+        self._stopping = True
 
     @property
     def silence(self) -> float:

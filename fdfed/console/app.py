@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
@@ -71,6 +72,10 @@ def console_app(
         templates: the package with `console.html.j2`.
         context: what its template is given beside `role`.
         static: a folder of the console's own scripts, served under `/own`.
+
+    Returns:
+        The application; once its `state.closing` is set, open streams end, as whoever shuts it
+        down wishes.
     """
     # Without the pages that describe the interface: they would load scripts from elsewhere.
     app = FastAPI(title="fdfed console", docs_url=None, redoc_url=None, openapi_url=None)
@@ -79,6 +84,7 @@ def console_app(
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     app.mount("/own", StaticFiles(directory=static), name="own")
     shared, own = _environment("fdfed.console"), _environment(templates)
+    app.state.closing = closing = threading.Event()
 
     @app.get("/", response_class=HTMLResponse)
     def page(request: Request) -> Response:
@@ -121,7 +127,7 @@ def console_app(
     @app.get("/api/events")
     def events(request: Request) -> StreamingResponse:
         require(access, request, "viewer")
-        return StreamingResponse(_changes(feed, request), media_type="text/event-stream")
+        return StreamingResponse(_changes(feed, request, closing), media_type="text/event-stream")
 
     return app
 
@@ -145,11 +151,11 @@ def _role(access: Access, request: Request) -> Role | None:
     return access.role_of(request.cookies.get(access.cookie))
 
 
-async def _changes(feed: Feed, request: Request) -> AsyncIterator[str]:
+async def _changes(feed: Feed, request: Request, closing: threading.Event) -> AsyncIterator[str]:
     """One event as a page connects and one at each change, with a comment now and then so that
     a connection that is gone is noticed."""
     seen, looks = -1, 0
-    while not await request.is_disconnected():
+    while not closing.is_set() and not await request.is_disconnected():
         version = feed.version
         if version != seen:
             seen = version

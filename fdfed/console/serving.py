@@ -58,6 +58,8 @@ def serving(app: FastAPI, *, address: str, port: int, setting: str) -> Iterator[
     try:
         yield
     finally:
+        # Else the open streams of pages that look on would hold it up, and be cut.
+        app.state.closing.set()
         server.should_exit = True
         thread.join()
         listener.close()

@@ -42,6 +42,7 @@ from fdfed_server.flower import (
     run_server_app,
 )
 from fdfed_server.hub import ExchangeHub
+from fdfed_server.interrupts import interruptible
 from fdfed_server.membership import Membership
 from fdfed_server.observer import Observer, Several
 from fdfed_server.outputs import results_of, write_run
@@ -84,7 +85,9 @@ def run_coordinator(
     server = config.server
     hpke_key = HpkePrivateKey.read(server.hpke_key)
     prepare_process(server.state)
+    pulse = Pulse()
     with ExitStack() as stack:
+        stack.enter_context(interruptible(pulse))
         stack.enter_context(
             only_process(
                 server.state,
@@ -117,7 +120,6 @@ def run_coordinator(
         service = _exchange_service(server, hub, plan, hpke_key, membership)
         service.start()
         stack.callback(service.stop, grace=0.2)
-        pulse = Pulse()
         watchers = stack.enter_context(
             watched(
                 server,

@@ -11,11 +11,12 @@ import subprocess
 import sys
 import time
 import urllib.parse
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 SITES = ("tnbc", "monuseg", "busbra")
@@ -49,8 +50,7 @@ def free_ports(count: int) -> list[int]:
 
 def get(url: str) -> str:
     assert url.startswith("http://127.0.0.1:")
-    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310
-        return str(answer.read().decode())
+    return httpx.get(url, timeout=10).raise_for_status().text
 
 
 def eventually(what: Callable[[], Any], *, seconds: float = 120) -> Any:
@@ -59,7 +59,7 @@ def eventually(what: Callable[[], Any], *, seconds: float = 120) -> Any:
     while time.monotonic() < end:
         try:
             found = what()
-        except (OSError, AssertionError) as err:
+        except (OSError, AssertionError, httpx.HTTPError) as err:
             found, last = None, err
         if found:
             return found
@@ -92,16 +92,12 @@ class Federation:
 
     def pause_in_phase_2(self) -> None:
         """Has an operator pause the run after the first round that exchanged something."""
-        cookies = urllib.request.HTTPCookieProcessor()
-        browser = urllib.request.build_opener(cookies)
         eventually(lambda: "console: http" in self.log("server"), seconds=280)
-        token = urllib.parse.urlencode({"token": self.token("operator")}).encode()
-        browser.open(f"{self.console}/login", token, timeout=10).close()
-        eventually(lambda: self.status()["completed_rounds"] >= 13, seconds=280)
-        pause = urllib.request.Request(  # noqa: S310
-            f"{self.console}/api/pause", method="POST", headers={"x-fdfed-console": "1"}
-        )
-        browser.open(pause, timeout=10).close()
+        with httpx.Client(base_url=self.console, headers={"x-fdfed-console": "1"}) as browser:
+            login = browser.post("/login", data={"token": self.token("operator")})
+            assert login.status_code == 303, login.text
+            eventually(lambda: self.status()["completed_rounds"] >= 13, seconds=280)
+            browser.post("/api/pause").raise_for_status()
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Literal
 
 import typer
@@ -47,9 +45,6 @@ def start(
 
     Stop it with Ctrl-C at any time; the same command goes on after the last complete round.
     """
-    # A service is stopped by SIGTERM; it ends as Ctrl-C does, with the state kept.
-    signal.signal(signal.SIGTERM, _interrupt)
-
     from rich.console import Console
 
     from fdfed.terminal import configure_logging, scores_table
@@ -77,7 +72,3 @@ def start(
         console.print(scores_table(results))
         report = loaded.server.state / "results" / "report.html"
         console.print(f"Report: {report}", soft_wrap=True, markup=False)
-
-
-def _interrupt(_: int, __: FrameType | None) -> None:
-    raise KeyboardInterrupt

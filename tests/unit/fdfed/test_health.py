@@ -8,6 +8,8 @@ import urllib.request
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from fdfed.health import SILENT_SECONDS, Health, Pulse, not_expired, state_is_writable
 from fdfed.metrics import process_registry, serving
 from tests.unit.fdfed.test_metrics import free_port
@@ -91,3 +93,12 @@ def test_the_port_of_the_metrics_answers_for_the_health_too() -> None:
         assert json.loads(body)["checks"]["state"] == "cannot be written"
         assert read(f"{base}/healthz")[0] == 200
         assert read(f"{base}/other")[0] == 404
+
+
+def test_a_loop_that_was_told_to_stop_ends_at_its_next_beat() -> None:
+    pulse = Pulse()
+    pulse.beat()
+    pulse.stop()
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            pulse.beat()
