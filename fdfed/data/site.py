@@ -186,6 +186,12 @@ class SiteData:
         kept = sorted(train[place] for place in order[: math.ceil(share * len(train))])
         return replace(self, parts={**self.parts, "train": tuple(kept)})
 
+    def all_as_test(self) -> SiteData:
+        """The same site with the images of all parts as test images: for a model that has seen none
+        of them."""
+        everything = tuple(sorted(index for part in PARTS for index in self.parts[part]))
+        return replace(self, parts={"train": (), "validation": (), "test": everything})
+
 
 def open_site(
     name: str,

@@ -58,8 +58,8 @@ class Progress:
     """Told (site, server_round, steps done, steps of the round)."""
     on_load: Callable[[str, int, int], None] | None = None
     """Told (site, images read, images of the site)."""
-    watch_exchange: Callable[[Exchange], Exchange] = lambda exchange: exchange
-    """Goes around each site's exchange of a round, outside its blinding."""
+    watch_exchange: Callable[[str, Exchange], Exchange] = lambda _, exchange: exchange
+    """Given a site and its exchange of a round, goes around it, outside its blinding."""
 
 
 def simulate(
@@ -229,7 +229,7 @@ class _Runner:
                 lambda: self._signers[name], self._out / "state" / "masking" / name, min_sites=2
             ),
             on_step=lambda *step: self._step_done(name, *step),
-            watch_exchange=self._progress.watch_exchange,
+            watch_exchange=lambda exchange: self._progress.watch_exchange(name, exchange),
         )
 
     def _step_done(self, name: str, server_round: int, done: int, steps: int) -> None:

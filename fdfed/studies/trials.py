@@ -16,20 +16,27 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors.torch import load_file, save_file
 
-from fdfed.atomic_file import write_text
+from fdfed.atomic_file import replacing, write_text
 from fdfed.config import RunPlan
 from fdfed.data import SiteData
 from fdfed.errors import DataError, QuorumNotMet
 from fdfed.evaluation.results import RoundRecord, is_known
+from fdfed.networks import SegmentationNetwork
 from fdfed.simulation import Progress, open_sites, simulate_sites
 from fdfed.studies.algorithm_1 import train_algorithm_1
 from fdfed.studies.cotangents import CotangentLog, LagError, read_errors
 from fdfed.studies.diagnostics import TapDiagnostics, diagnose
 from fdfed.studies.phase_one import put_phase_1, take_phase_1
+from fdfed.studies.scored_images import ScoredImage, diverged_test_images, score_test_images
+from fdfed.studies.trainers import TRAINER_NAMES, create_trainer
+from fdfed.studies.trainers.sham import Sham
+from fdfed.training.fastest import USUAL, lay_out_
 from fdfed.training.initialise import initial_network
 from fdfed.training.step import layout_of
 from fdfed_server.observer import Observer, Several
+from fdfed_server.outputs import MODEL
 
 PLATEAU_SHARE: Final = 0.2
 """The last fifth of the steps, over which a trial is scored."""
@@ -37,6 +44,10 @@ PLATEAU_SHARE: Final = 0.2
 ALGORITHM_1: Final = "algorithm-1"
 """The method of a trial that is no simulation: pooled training by the paper's Algorithm 1."""
 
+SHAM: Final = "sham"
+"""The trainer that is the simulation with a sham exchange."""
+
+_MODELS: Final = "models"
 _RESULT: Final = "result.json"
 _TRIAL: Final = "trial.json"
 _TAKEN: Final = "shared-rounds"
@@ -56,6 +67,19 @@ class Trial:
     config: str
     """What differs from the method's base configuration, such as `lr=3e-3`; `base`: nothing."""
     plan: RunPlan
+    trainer: str = ""
+    """Who trains it: one of `fdfed.studies.trainers`, `SHAM`; else the simulation."""
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    """The trainer's."""
+    opens_test: bool = False
+    """Whether it may read the plan's test images. A trial that may not and has some is refused, so
+    that nothing is chosen on them."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """The part of a site's training images that it has, by site; all of them where nothing is
+    said. Subsets are nested."""
+    evaluate: tuple[str, ...] = ()
+    """Sites beside the plan's that the final common model is tested on, with all images that the
+    plan's split leaves: it was trained on none of them."""
 
     @property
     def name(self) -> str:
@@ -63,6 +87,11 @@ class Trial:
         are one, however often a study asks for them, and keep their name when a later version
         adds a setting to the plan."""
         said = self.plan.model_dump(mode="json", exclude_unset=True)
+        said |= {
+            key: value
+            for key in ("trainer", "parameters", "shares", "evaluate")
+            if (value := getattr(self, key))
+        }
         text = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -74,7 +103,8 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialResult:
-    """A finished trial. Dice are fractions, on validation folds; no test image is ever read."""
+    """A finished trial. Dice are fractions, on validation images; test images are apart, and only
+    of a trial that may read them."""
 
     name: str
     group: str
@@ -96,8 +126,16 @@ class TrialResult:
     taps: Mapping[str, TapDiagnostics] = field(default_factory=dict)
     seconds: float = 0.0
     """Wall-clock seconds of the rounds that this trial trained itself."""
+    whole_seconds: float = 0.0
+    """Those of all its rounds, whoever trained them."""
     shared_rounds: int = 0
     """Rounds of phase 1 that another trial had trained, bit for bit the same."""
+    best_round: int | None = None
+    """The round whose common model was tested; None where sites have models of their own."""
+    images: Sequence[ScoredImage] = ()
+    """The test images under the final model, of a trial that may read them."""
+    bytes: Mapping[str, int] = field(default_factory=dict)
+    """`up` and `down`, all sites and rounds together."""
     exchange: Mapping[str, float | int] = field(default_factory=dict)
     """What the exchange did over the whole run, as in `results.json`, without what the clock says;
     empty without one."""
@@ -128,18 +166,74 @@ def run_trial(
         return
     header = {key: getattr(trial, key) for key in ("group", "method", "config")}
     write_text(folder / _TRIAL, json.dumps(header | {"plan": trial.plan.model_dump(mode="json")}))
-    sites = open_sites(trial.plan, data, progress=progress)
-    kept = [name for name, site in sites.items() if site.parts["test"]]
-    if kept:
-        raise DataError(f"{', '.join(kept)} hold test images; a trial must be given a fold")
+    sites = _open(trial, data, progress)
     if trial.method == ALGORITHM_1:
         result = _result(trial, train_algorithm_1(trial.plan, sites, folder / "run" / "state"))
+    elif trial.trainer in TRAINER_NAMES:
+        result = _trained(folder, trial, sites)
     else:
+        # Trials on other shares of the images have another phase 1.
+        shelf = None if trial.shares else shelf
         result = _simulated(folder, trial, sites, shelf, progress or Progress())
+    if trial.opens_test:
+        result = replace(result, images=_test_images(folder, trial, sites, data, result))
     write_text(folder / _RESULT, json.dumps(asdict(result)))
-    # Weights and optimiser states of every trial would fill a disk; the curves are what is kept.
-    for part in ("state", "models"):
+    # States of every trial would fill a disk; the curves are what is kept, and tested models, which
+    # figures are drawn with.
+    for part in ("state",) if trial.opens_test else ("state", _MODELS):
         shutil.rmtree(folder / "run" / part, ignore_errors=True)
+
+
+def _open(trial: Trial, data: Path, progress: Progress | None) -> dict[str, SiteData]:
+    """The plan's sites, with as much of their training images as the trial lets them have."""
+    sites = open_sites(trial.plan, data, progress=progress)
+    kept = [name for name, site in sites.items() if site.parts["test"]]
+    if kept and not trial.opens_test:
+        raise DataError(f"{', '.join(kept)} hold test images; a trial must be given a fold")
+    return {
+        name: site.subset(trial.shares[name]) if name in trial.shares else site
+        for name, site in sites.items()
+    }
+
+
+def _trained(folder: Path, trial: Trial, sites: Mapping[str, SiteData]) -> TrialResult:
+    trained = create_trainer(
+        trial.trainer, trial.plan, sites, folder / "run" / "state", trial.parameters
+    ).train()
+    for site, network in trained.networks.items():
+        path = folder / "run" / _MODELS / f"{site}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part:
+            save_file({n: t.contiguous() for n, t in network.state_dict().items()}, part)
+    return _result(trial, trained.history)
+
+
+def _test_images(
+    folder: Path,
+    trial: Trial,
+    sites: Mapping[str, SiteData],
+    data: Path,
+    result: TrialResult,
+) -> tuple[ScoredImage, ...]:
+    """The test images of the trial's sites, and all images of those it is evaluated on beside."""
+    tested = dict(sites)
+    if trial.evaluate:
+        beside = trial.plan.model_copy(update={"sites": trial.evaluate})
+        unseen = open_sites(beside, data)
+        tested |= {name: site.all_as_test() for name, site in unseen.items()}
+    if result.score is None:
+        return diverged_test_images(tested)
+    networks = {site: _final_network(folder, trial.plan, site) for site in tested}
+    return score_test_images(trial.plan, tested, lambda site: networks[site])
+
+
+def _final_network(folder: Path, plan: RunPlan, site: str) -> SegmentationNetwork:
+    """The model that the site uses: its own where it has one, else the common one."""
+    own, common = (folder / "run" / path for path in (f"{_MODELS}/{site}.safetensors", MODEL))
+    network = initial_network(plan)
+    network.load_state_dict(load_file(own if own.exists() else common))
+    lay_out_(network, channels_last=USUAL.channels_last)
+    return network
 
 
 class _Sharing(Observer):
@@ -169,7 +263,10 @@ def _simulated(
         progress = replace(progress, observer=Several([sharing, progress.observer]))
     with torch.device("meta"):
         cotangents = CotangentLog(layout_of(initial_network(plan)))
-    progress = replace(progress, watch_exchange=cotangents.watch)
+    progress = replace(progress, watch_exchange=lambda _, exchange: cotangents.watch(exchange))
+    if trial.trainer == SHAM:
+        sham = Sham(plan.sites, seed=plan.seed, folder=folder / "run" / "state" / SHAM)
+        progress = replace(progress, watch_exchange=sham.around)
     try:
         results = simulate_sites(plan, sites, out=folder / "run", progress=progress)
     except QuorumNotMet as err:
@@ -180,6 +277,8 @@ def _simulated(
     exchange = {name: getattr(results.exchange, name) for name in _EXCHANGED}
     return replace(
         found,
+        best_round=results.model_round,
+        bytes=asdict(results.bytes),
         exchange=exchange if results.exchange.steps else {},
         cotangents=cotangents.summary(),
     )
@@ -192,6 +291,7 @@ def load_results(out: Path) -> dict[str, TrialResult]:
         values = json.loads(path.read_text(encoding="utf-8"))
         values["taps"] = {tap: TapDiagnostics(**entry) for tap, entry in values["taps"].items()}
         values["cotangents"] = read_errors(values.get("cotangents", {}))
+        values["images"] = tuple(ScoredImage(**image) for image in values.get("images", ()))
         values["curve"] = tuple((steps, dice) for steps, dice in values["curve"])
         found[path.parent.name] = TrialResult(**values)
     return found
@@ -244,7 +344,9 @@ def _result(
         curve=curve,
         alpha=dict(rounds[-1].alpha) if rounds else {},
         taps=taps or {},
+        bytes={way: sum(getattr(record.bytes, way) for record in rounds) for way in ("up", "down")},
         seconds=sum(record.seconds or 0.0 for record in rounds[shared_rounds:]),
+        whole_seconds=sum(record.seconds or 0.0 for record in rounds),
         shared_rounds=shared_rounds,
         failure=failure,
         plan=plan.model_dump(mode="json"),

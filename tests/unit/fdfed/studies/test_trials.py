@@ -118,7 +118,8 @@ def test_a_trial_that_was_cut_ends_as_one_that_was_not(
     run_trial(folder, trial, data)
     again, whole = only(tmp_path), only(finished)
     # Cotangents are measured as they come, so those before the cut are missing.
-    assert replace(again, seconds=0.0, cotangents={}) == replace(whole, seconds=0.0, cotangents={})
+    clock = {"seconds": 0.0, "whole_seconds": 0.0}
+    assert replace(again, **clock, cotangents={}) == replace(whole, **clock, cotangents={})
 
 
 def test_a_trial_that_would_open_test_images_is_refused(data: Path, tmp_path: Path) -> None:
@@ -204,7 +205,8 @@ def test_a_trial_that_takes_over_phase_1_ends_as_one_that_trained_it(
     taken, whole = load_results(tmp_path)[trial_of().name], only(finished)
     # Five rounds: 100/175 of them, rounded up, are phase 1.
     assert taken.shared_rounds == 3
-    assert replace(taken, seconds=0.0, shared_rounds=0) == replace(whole, seconds=0.0)
+    clock = {"seconds": 0.0, "whole_seconds": 0.0}
+    assert replace(taken, **clock, shared_rounds=0) == replace(whole, **clock)
     assert load_results(tmp_path)[donor.name].shared_rounds == 0
 
 
