@@ -13,7 +13,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-Name = Literal["defaults", "staleness", "privacy"]
+Name = Literal["defaults", "staleness", "privacy", "baselines"]
+StageName = Literal["tuning", "rehearsal", "confirmatory"]
 
 _SECONDS_PER_HOUR = 3600.0
 
@@ -36,6 +37,16 @@ def study(
         Path | None,
         typer.Option(help="Page whose results section is rewritten, with its CSV and figures."),
     ] = None,
+    stage: Annotated[
+        StageName,
+        typer.Option(
+            help="Of `baselines`. Only `confirmatory` opens the patients of the record, and only "
+            "with a frozen configuration."
+        ),
+    ] = "rehearsal",
+    configuration: Annotated[
+        Path, typer.Option(help="Of `baselines`: methods, parameters and seeds.")
+    ] = Path("docs/studies/baselines.toml"),
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Train nothing; write tables of what is done.")
     ] = False,
@@ -52,7 +63,8 @@ def study(
     from fdfed.cli.study_privacy import attack
     from fdfed.cli.study_progress import StudyBars
     from fdfed.studies import load_results, run_agenda
-    from fdfed.studies.catalogue import STUDIES
+    from fdfed.studies.baselines.configuration import read_configuration
+    from fdfed.studies.catalogue import STUDIES, comparison_study
 
     console = Console()
     if name == "privacy":
@@ -66,7 +78,10 @@ def study(
             page=page,
         )
         return
-    chosen = STUDIES[name]
+    if name == "baselines":
+        chosen = comparison_study(stage, read_configuration(configuration))
+    else:
+        chosen = STUDIES[name]
     try:
         if not report_only:
             _check_patients(console, chosen.sites, data, held_out)

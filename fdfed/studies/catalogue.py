@@ -9,6 +9,9 @@ from types import MappingProxyType
 from typing import Final
 
 from fdfed.studies import defaults, staleness, staleness_files, study_files
+from fdfed.studies.baselines import files as baselines
+from fdfed.studies.baselines.agenda import Stage, agenda
+from fdfed.studies.baselines.configuration import Configuration
 from fdfed.studies.schedule import Agenda
 from fdfed.studies.trials import TrialResult
 
@@ -39,3 +42,19 @@ STUDIES: Final[Mapping[str, Study]] = MappingProxyType(
         ),
     }
 )
+
+
+def comparison_study(stage: Stage, configuration: Configuration) -> Study:
+    """The comparison with other methods, at a stage of its protocol.
+
+    Raises:
+        InvalidInput: if the stage is confirmatory and the configuration is not frozen.
+    """
+    content, report = configuration.content, baselines.Report(stage, configuration)
+    trials = agenda(stage, content)
+    return Study(
+        tuple(site for group in content.groups.values() for site in group.sites),
+        lambda _: trials,
+        report.write_study,
+        report.write_page,
+    )

@@ -165,8 +165,11 @@ def run_trial(
     if (folder / _RESULT).exists():
         return
     header = {key: getattr(trial, key) for key in ("group", "method", "config")}
+    name = trial.name
     write_text(folder / _TRIAL, json.dumps(header | {"plan": trial.plan.model_dump(mode="json")}))
     sites = _open(trial, data, progress)
+    if any(site.phantoms for site in sites.values()):
+        trial = replace(trial, plan=trial.plan.model_copy(update={"phantoms": True}))
     if trial.method == ALGORITHM_1:
         result = _result(trial, train_algorithm_1(trial.plan, sites, folder / "run" / "state"))
     elif trial.trainer in TRAINER_NAMES:
@@ -177,7 +180,7 @@ def run_trial(
         result = _simulated(folder, trial, sites, shelf, progress or Progress())
     if trial.opens_test:
         result = replace(result, images=_test_images(folder, trial, sites, data, result))
-    write_text(folder / _RESULT, json.dumps(asdict(result)))
+    write_text(folder / _RESULT, json.dumps(asdict(replace(result, name=name))))
     # States of every trial would fill a disk; the curves are what is kept, and tested models, which
     # figures are drawn with.
     for part in ("state",) if trial.opens_test else ("state", _MODELS):
