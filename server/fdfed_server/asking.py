@@ -44,6 +44,21 @@ def ask(
         yield _await_reply(grid, site, message_id, deadline, poll_seconds)
 
 
+class WaitedFor(Iterator[SiteReply]):
+    """The replies, and how long whoever took them has waited for them so far."""
+
+    def __init__(self, replies: Iterator[SiteReply]) -> None:
+        self._replies = replies
+        self.seconds = 0.0
+
+    def __next__(self) -> SiteReply:
+        began = time.perf_counter()
+        try:
+            return next(self._replies)
+        finally:
+            self.seconds += time.perf_counter() - began
+
+
 def _await_reply(
     grid: Grid, site: str, message_id: str, deadline: float, poll_seconds: float
 ) -> SiteReply:

@@ -29,6 +29,10 @@ class Observer:
         """A site's update arrived and was read; or there is none, or no score of that round's
         model, and `failure` says why."""
 
+    def updates_aggregated(self, server_round: int, seconds: float) -> None:
+        """The attempt has its quorum; `seconds` is the time to check and add the updates, without
+        the waiting for them."""
+
     def attempt_failed(self, server_round: int, attempt: int, reason: str) -> None:
         """A round did not reach its quorum and is repeated, if attempts are left."""
 
@@ -64,6 +68,10 @@ class Several(Observer):
     def site_answered(self, site: str, server_round: int, failure: str) -> None:
         for observer in self._observers:
             observer.site_answered(site, server_round, failure)
+
+    def updates_aggregated(self, server_round: int, seconds: float) -> None:
+        for observer in self._observers:
+            observer.updates_aggregated(server_round, seconds)
 
     def attempt_failed(self, server_round: int, attempt: int, reason: str) -> None:
         for observer in self._observers:

@@ -31,7 +31,7 @@ from fdfed.wire import (
     ReadyRequest,
     TrainInstruction,
 )
-from fdfed_server.asking import ask
+from fdfed_server.asking import WaitedFor, ask
 from fdfed_server.flower import site_nodes
 from fdfed_server.hub import ExchangeHub
 from fdfed_server.lineage import keep_before_newcomers
@@ -176,8 +176,9 @@ class RoundLoop:
         )
         records = _encoded(instructions)
         with self._exchange_round(state, server_round, attempt, tuple(nodes)):
-            replies = self._ask(grid, nodes, records, kind="train", group=server_round)
-            return self._strategy.aggregate_train(
+            asked = self._ask(grid, nodes, records, kind="train", group=server_round)
+            began, replies = time.perf_counter(), WaitedFor(asked)
+            trained = self._strategy.aggregate_train(
                 state,
                 server_round,
                 attempt,
@@ -185,6 +186,10 @@ class RoundLoop:
                 self._observed(replies, server_round),
                 spool=None if self._folder is None else self._folder / "spool",
             )
+            self._observer.updates_aggregated(
+                server_round, time.perf_counter() - began - replies.seconds
+            )
+            return trained
 
     def _ready(
         self,

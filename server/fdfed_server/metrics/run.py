@@ -48,6 +48,10 @@ class RunMetrics(Observer):
             "Time of the last round beyond the training of its slowest site: transfer, waiting, "
             "aggregation, evaluation, saving.",
         )
+        self._aggregation = gauge(
+            "aggregation_seconds",
+            "Time to check and add the updates of the last round, without waiting for them.",
+        )
         self._drift = gauge(
             "weights_drift", "How far apart the sites' weights ended in the last round."
         )
@@ -130,6 +134,9 @@ class RunMetrics(Observer):
     def round_started(self, server_round: int, phase: int, attempt: int) -> None:
         self._phase.set(phase)
         self._waiting.set(0)
+
+    def updates_aggregated(self, server_round: int, seconds: float) -> None:
+        self._aggregation.set(seconds)
 
     def attempt_failed(self, server_round: int, attempt: int, reason: str) -> None:
         self._failed.inc()

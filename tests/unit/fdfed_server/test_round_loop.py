@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -236,6 +237,22 @@ def test_an_undisturbed_run_is_told_in_its_order() -> None:
     ]
     assert outcome.state.finished
     assert set(outcome.sites) == set(outcome.test) == {"a", "b"}
+
+
+def test_the_time_to_aggregate_is_told_without_the_waiting_for_replies() -> None:
+    found: dict[int, float] = {}
+
+    class Timed(Observer):
+        def updates_aggregated(self, server_round: int, seconds: float) -> None:
+            found[server_round] = seconds
+
+    def late(site: str, record: RecordDict) -> RecordDict:
+        time.sleep(0.5)
+        return good(site, "train", record)
+
+    run(ScriptedGrid(["a", "b"], answers={("b", "train"): late}), plan_of(), told=Timed())
+    assert set(found) == {1, 2}
+    assert all(0 < seconds < 0.5 for seconds in found.values())
 
 
 def test_a_run_waits_for_all_its_sites_before_it_begins_whatever_the_quorum() -> None:

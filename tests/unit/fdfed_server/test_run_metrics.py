@@ -54,6 +54,7 @@ def test_a_round_that_ends_is_what_prometheus_reads(registry: CollectorRegistry)
     assert value(registry, "rounds_completed") == 1
     assert value(registry, "rounds_planned") == 4
     metrics.round_started(2, 2, 1)
+    metrics.updates_aggregated(2, 0.5)
     good = SiteRound(val_dice=0.8, loss_seg=0.4, loss_fd=-1.5, drift=2.0, seconds=6.0)
     metrics.round_finished(record(2, tnbc=good, monuseg=SiteRound(val_dice=0.6, seconds=8.0)))
     assert value(registry, "rounds_completed") == 2
@@ -68,6 +69,7 @@ def test_a_round_that_ends_is_what_prometheus_reads(registry: CollectorRegistry)
     assert value(registry, "round_seconds_count") == 1
     # 10 s in all, of which the slowest site trained 8 s.
     assert value(registry, "round_overhead_seconds") == 2.0
+    assert value(registry, "aggregation_seconds") == 0.5
     assert value(registry, "round_bytes_total", direction="down") == 300
     metrics.round_finished(record(3, tnbc=good))
     assert value(registry, "round_bytes_total", direction="up") == 200
