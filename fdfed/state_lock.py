@@ -9,19 +9,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fdfed.errors import InvalidInput
+from fdfed.state_format import StateFormat
 
 
 @contextmanager
-def only_process(state: Path, *, who: str, remedy: str) -> Iterator[None]:
-    """Holds the state folder's lock; the kernel drops it with the process, however that ends.
+def only_process(state: Path, *, form: StateFormat, remedy: str) -> Iterator[None]:
+    """Holds the state folder's lock; the kernel drops it with the process, however that ends. What
+    is in the folder is brought up to date first.
 
     Args:
         state: made if it is not there, for its owner alone.
-        who: what would be there twice, such as `coordinator`.
-        remedy: what to do about it.
+        form: whose state it is, and in which form this version keeps it.
+        remedy: what to do about another process.
 
     Raises:
-        InvalidInput: if another process holds it.
+        InvalidInput: if another process holds it, or it is of a newer form or the other side's.
     """
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -29,8 +31,9 @@ def only_process(state: Path, *, who: str, remedy: str) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as err:
         os.close(handle)
-        raise InvalidInput(f"another {who} uses {state}; {remedy}") from err
+        raise InvalidInput(f"another {form.who} uses {state}; {remedy}") from err
     try:
+        form.bring_up_to_date(state)
         yield
     finally:
         os.close(handle)

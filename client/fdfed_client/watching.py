@@ -14,6 +14,7 @@ from fdfed import console
 from fdfed.audit import exported
 from fdfed.health import Health, not_expired, state_is_writable
 from fdfed.metrics import process_registry, serving
+from fdfed.watchdog import watchdog
 from fdfed.wire import EvaluateResult, TrainResult
 from fdfed_client.config import SiteConfig
 from fdfed_client.console import AgentBoard, agent_console
@@ -66,10 +67,12 @@ def watched(
         access=console.Access(config.state / "console"),
         hosts=config.console_hosts,
     )
+    health = agent_health(config, membership=membership, presence=presence)
     with (
+        watchdog(health),
         serving(
             registry,
-            agent_health(config, membership=membership, presence=presence),
+            health,
             address=config.metrics_bind,
             port=config.metrics_port,
             setting="metrics_port in site.toml",

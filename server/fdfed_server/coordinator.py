@@ -29,6 +29,7 @@ from fdfed.log_tags import tag_run
 from fdfed.plan_signature import read_plan_key, sign_plan
 from fdfed.roster import Roster
 from fdfed.roster_keeper import RosterKeeper
+from fdfed.state_format import COORDINATOR
 from fdfed.state_lock import only_process
 from fdfed_server.audit_observer import AuditObserver
 from fdfed_server.config import FederationConfig, ServerConfig
@@ -91,7 +92,7 @@ def run_coordinator(
         stack.enter_context(
             only_process(
                 server.state,
-                who="coordinator",
+                form=COORDINATOR,
                 remedy="stop it, or give this one another --state",
             )
         )
@@ -129,6 +130,7 @@ def run_coordinator(
                 superlink=superlink,
                 membership=membership,
                 pulse=pulse,
+                note=lambda action: audit.append("in", "operator", action=action),
             )
         )
         blinded = plan.exchange.blinding == "on"

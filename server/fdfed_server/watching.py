@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +13,7 @@ from typing import Final
 from fdfed import console
 from fdfed.health import Health, Pulse, state_is_writable
 from fdfed.metrics import process_registry, serving
+from fdfed.watchdog import watchdog
 from fdfed_server.config import ServerConfig
 from fdfed_server.console import Board, coordinator_console
 from fdfed_server.exchange_service import ExchangeService
@@ -46,11 +47,13 @@ def watched(
     superlink: SuperLink,
     membership: Membership,
     pulse: Pulse,
+    note: Callable[[str], None],
 ) -> Iterator[Watchers]:
     """Serves metrics, health and console, and keeps the status file, for the time of the context.
 
     Args:
         pulse: the round loop's.
+        note: told what an operator asks for in the console.
     """
     plan, registry = state.plan, process_registry()
     registry.register(
@@ -78,23 +81,26 @@ def watched(
         access=console.Access(server.state / "console"),
         control=control,
         hosts=server.console_hosts,
+        note=note,
+    )
+    health = Health(
+        live={"round loop": pulse.check},
+        ready={
+            "fleet port": superlink.check,
+            "exchange port": service.check,
+            "roster": membership.check,
+            "certificates": membership.check_own_certificates,
+            "state": partial(state_is_writable, server.state),
+        },
     )
     with (
+        watchdog(health),
         StatusWriter(
             server.state, lambda: sorted(service.connected), notices=membership.notices
         ) as status,
         serving(
             registry,
-            Health(
-                live={"round loop": pulse.check},
-                ready={
-                    "fleet port": superlink.check,
-                    "exchange port": service.check,
-                    "roster": membership.check,
-                    "certificates": membership.check_own_certificates,
-                    "state": partial(state_is_writable, server.state),
-                },
-            ),
+            health,
             address=server.metrics_bind,
             port=server.metrics_port,
             setting=f"metrics_port {_TABLE}",

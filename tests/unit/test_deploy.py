@@ -11,6 +11,7 @@ import pytest
 import typer.main
 
 from fdfed_client.cli.main import app as client
+from fdfed_client.config import SiteConfig
 from fdfed_server.cli.main import app as server
 
 UNITS = sorted((Path(__file__).parents[2] / "deploy" / "systemd").glob("*.service"))
@@ -51,3 +52,13 @@ def test_a_service_runs_without_privileges_and_closed_to_others(path: Path) -> N
 
 def test_there_is_a_unit_for_each_side() -> None:
     assert {path.name for path in UNITS} == {"fdfed-server.service", "fdfed-client@.service"}
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
+def test_a_service_that_hangs_or_is_slow_to_stop_is_not_left_to_itself(path: Path) -> None:
+    service = unit(path)["Service"]
+    assert service["WatchdogSec"] == "15min"
+    assert service["Restart"] == "on-failure"
+    drain = SiteConfig.model_fields["drain_seconds"].default
+    least = drain if path.name.startswith("fdfed-client") else 0
+    assert int(service["TimeoutStopSec"]) > least

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from fdfed.audit import LogFiles, verify_tail
 from fdfed.config import RunPlan
-from fdfed.errors import FdfedError
+from fdfed.errors import FdfedError, InvalidInput
+from fdfed.state_format import AGENT
 from fdfed.training.device import resolve_device
 from fdfed.training.initialise import initial_network
 from fdfed_client.check.result import CheckResult, note, ok, problem, warning
@@ -30,7 +31,7 @@ _RUNTIME_BYTES: Final = 1 * _GIB
 
 
 def check_machine(config: SiteConfig, plan: RunPlan, *, asked: bool) -> Iterator[CheckResult]:
-    """Device, memory, disk and audit log.
+    """Device, memory, disk, the form of the state folder, and audit log.
 
     Args:
         asked: whether a coordinator asked for `plan`; else it is an example.
@@ -43,6 +44,7 @@ def check_machine(config: SiteConfig, plan: RunPlan, *, asked: bool) -> Iterator
         yield _device(config, device)
         yield _memory(device, plan, asked=asked)
     yield _disk(config.state)
+    yield _state(config.state)
     yield _audit(config.state)
 
 
@@ -132,6 +134,19 @@ def _disk(state: Path) -> CheckResult:
     if free < _GOOD_DISK:
         return warning("disk", found, "checkpoints of a large network take several GiB")
     return ok("disk", found)
+
+
+def _state(state: Path) -> CheckResult:
+    try:
+        number = AGENT.check(state)
+    except InvalidInput as err:
+        return problem(
+            "state",
+            str(err),
+            "the agent does not start on a state that it could only take backwards",
+            exit_code=err.exit_code,
+        )
+    return ok("state", f"format {number}, which this version reads")
 
 
 def _audit(state: Path) -> CheckResult:

@@ -90,6 +90,7 @@ def agent(
     import torch
     from rich.console import Console
 
+    from fdfed.state_format import AGENT
     from fdfed.state_lock import only_process
     from fdfed.terminal import configure_logging
     from fdfed_client.agent import run_agent
@@ -108,7 +109,7 @@ def agent(
         torch.set_num_threads(threads)
     lock = only_process(
         loaded.state,
-        who="agent",
+        form=AGENT,
         remedy=f"stop it: {site} has one agent at a time. A copy of its folder is no second site",
     )
     with lock, step_bar(console) as on_step:

@@ -34,9 +34,11 @@ def plan(
     """
     from rich.console import Console
 
+    from fdfed.state_format import AGENT
     from fdfed_client.plan_approval import PlanRecords
 
     loaded = site_config(site, config)
+    AGENT.check(loaded.state)
     records = PlanRecords(loaded.state)
     asked = records.last()
     if asked is None:

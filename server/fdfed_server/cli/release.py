@@ -35,6 +35,7 @@ def release(
     from fdfed.audit import AuditLog
     from fdfed.errors import InvalidInput
     from fdfed.plan_signature import read_plan_key
+    from fdfed.state_format import COORDINATOR
     from fdfed_server.config import FederationConfig
     from fdfed_server.release import candidate
     from fdfed_server.release import release as carry_out
@@ -43,6 +44,7 @@ def release(
     folder = state or server.state
     if not folder.is_dir():
         raise InvalidInput(f"{folder} is not the state folder of a coordinator; name it: --state")
+    COORDINATOR.check(folder)
     console = Console(soft_wrap=True, markup=False, highlight=False)
     found = candidate(folder)
     console.print(found.text)

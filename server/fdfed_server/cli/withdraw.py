@@ -35,6 +35,7 @@ def withdraw(
     """
     from fdfed.audit import AuditLog
     from fdfed.plan_signature import read_plan_key
+    from fdfed.state_format import COORDINATOR
     from fdfed.state_lock import only_process
     from fdfed_server.config import FederationConfig
     from fdfed_server.withdrawal import plan_withdrawal
@@ -47,7 +48,7 @@ def withdraw(
     _check_removed(site, loaded.server, loaded.run.sites)
     key = read_plan_key(loaded.server.plan_key)
     lock = only_process(
-        folder, who="coordinator", remedy="stop it first; a running one would write the state back"
+        folder, form=COORDINATOR, remedy="stop it first; a running one would write the state back"
     )
     with lock:
         found = plan_withdrawal(folder / "run", site, restart=restart)

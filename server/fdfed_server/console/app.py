@@ -19,9 +19,19 @@ _STATIC: Final = Path(__file__).parent / "static"
 
 
 def coordinator_console(
-    board: Board, *, access: Access, control: RunControl, hosts: Collection[str]
+    board: Board,
+    *,
+    access: Access,
+    control: RunControl,
+    hosts: Collection[str],
+    note: Callable[[str], None],
 ) -> FastAPI:
-    """The application; `hosts` are the names under which a browser may ask for it."""
+    """The application.
+
+    Args:
+        hosts: names under which a browser may ask for it.
+        note: told what an operator asks for, before it is done; if it raises, nothing is done.
+    """
     app = console_app(
         board,
         access=access,
@@ -34,6 +44,7 @@ def coordinator_console(
     def act(request: Request, word: str, action: Callable[[], None]) -> Response:
         require(access, request, "operator")
         log.warning("console: an operator asked to %s the run", word)
+        note(word)
         action()
         return Response(status_code=204)
 

@@ -14,6 +14,7 @@ import pytest
 from fdfed.config import RunPlan
 from fdfed.data import write_phantoms
 from fdfed.enrolment import EnrolmentRequest
+from fdfed.state_format import AGENT
 from fdfed.state_lock import only_process
 from fdfed.terminal import run_command
 from fdfed_client.cli.main import app
@@ -198,7 +199,7 @@ def test_a_second_agent_on_one_state_folder_is_locked_out(
     client: Command, federation: Path
 ) -> None:
     config = federation / "sites" / "tnbc" / "site.toml"
-    with only_process(config.parent / "state", who="agent", remedy="stop it"):
+    with only_process(config.parent / "state", form=AGENT, remedy="stop it"):
         code, _, err = client("--site", "tnbc", "--config", config, "--phantoms")
     assert code == 2
     assert "another agent uses" in err

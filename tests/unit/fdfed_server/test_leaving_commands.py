@@ -18,6 +18,7 @@ from fdfed.evaluation.model_card import PHANTOMS
 from fdfed.evaluation.results import RoundRecord, SiteRound
 from fdfed.plan_signature import read_plan_key
 from fdfed.release import MODEL
+from fdfed.state_format import COORDINATOR
 from fdfed.state_lock import only_process
 from fdfed.terminal import run_command
 from fdfed.training.model_file import read_header
@@ -120,7 +121,7 @@ def test_nothing_is_withdrawn_under_a_coordinator_that_runs(
 ) -> None:
     finish(tmp_path)
     server("roster", "remove", "b")
-    with only_process(state_of(tmp_path), who="coordinator", remedy="stop it"):
+    with only_process(state_of(tmp_path), form=COORDINATOR, remedy="stop it"):
         code, _, err = server("withdraw", "b", "--restart", "--yes")
     assert code == 2
     assert "another coordinator uses" in err

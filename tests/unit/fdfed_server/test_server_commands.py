@@ -14,6 +14,7 @@ import pytest
 import tomli_w
 
 from fdfed.roster import Roster
+from fdfed.state_format import COORDINATOR
 from fdfed.state_lock import only_process
 from fdfed.terminal import run_command
 from fdfed_client.enrolment import SiteFolder
@@ -119,7 +120,7 @@ def test_a_second_coordinator_on_one_state_folder_is_refused(
     server("provision", "--sites", "tnbc,monuseg", "--out", out_folder)
     state = tmp_path / "state"
     state.mkdir()
-    with only_process(state, who="coordinator", remedy="stop it"):
+    with only_process(state, form=COORDINATOR, remedy="stop it"):
         code, _, err = server(
             *("start", "--config", out_folder / "server" / "federation.toml", "--state", state)
         )

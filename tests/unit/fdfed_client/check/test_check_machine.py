@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import sys
 from collections import namedtuple
@@ -14,6 +15,7 @@ from rich.console import Console
 from fdfed.audit import AuditLog
 from fdfed.config import RunPlan
 from fdfed.data import write_phantoms
+from fdfed.state_format import AGENT, FILE
 from fdfed.terminal import run_command
 from fdfed.training.initialise import initial_network
 from fdfed_client.check import exit_code_of, run_checks, show
@@ -76,6 +78,16 @@ def test_a_full_disk_is_told(
     usage = namedtuple("usage", "total used free")(2**40, 2**40 - free, free)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     assert by_topic(check_machine(site, SMALL, asked=True))["disk"].level == level
+
+
+def test_a_state_of_a_newer_version_is_told(site: SiteConfig) -> None:
+    assert by_topic(check_machine(site, SMALL, asked=True))["state"].level == "ok"
+    site.state.mkdir(exist_ok=True)
+    newer = {"who": "agent", "format": AGENT.number + 1, "fdfed": "9.0"}
+    (site.state / FILE).write_text(json.dumps(newer))
+    result = by_topic(check_machine(site, SMALL, asked=True))["state"]
+    assert (result.level, result.exit_code) == ("problem", 2)
+    assert "was written by fdfed 9.0" in result.found
 
 
 def test_an_audit_log_that_was_altered_is_a_matter_of_policy(site: SiteConfig) -> None:

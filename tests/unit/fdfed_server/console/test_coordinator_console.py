@@ -28,6 +28,8 @@ class Console:
 
     def __init__(self, folder: Path) -> None:
         self.stops = 0
+        self.noted: list[str] = []
+        self.disk_is_full = False
         self.control = RunControl(self._stop)
         self.hub = ExchangeHub(cross_site_terms)
         self.online: set[str] = set()
@@ -44,9 +46,18 @@ class Console:
         )
         self.access = Access(folder)
         app = coordinator_console(
-            self.board, access=self.access, control=self.control, hosts=("testserver",)
+            self.board,
+            access=self.access,
+            control=self.control,
+            hosts=("testserver",),
+            note=self._note,
         )
         self.browser = TestClient(app)
+
+    def _note(self, action: str) -> None:
+        if self.disk_is_full:
+            raise OSError(28, "No space left on device")
+        self.noted.append(action)
 
     def _stop(self) -> None:
         self.stops += 1
@@ -93,6 +104,15 @@ def test_a_viewer_sees_the_run_and_may_not_act(console: Console) -> None:
         assert console.browser.post(path, headers=OURS).status_code == 403
     assert not console.control.paused
     assert console.stops == 0
+    assert console.noted == []
+
+
+def test_an_action_that_cannot_be_noted_is_not_done(console: Console) -> None:
+    console.login("operator")
+    console.disk_is_full = True
+    with pytest.raises(OSError, match="No space left"):
+        console.browser.post("/api/pause", headers=OURS)
+    assert not console.control.paused
 
 
 def test_an_operator_pauses_resumes_and_stops(console: Console) -> None:
@@ -108,6 +128,7 @@ def test_an_operator_pauses_resumes_and_stops(console: Console) -> None:
     assert not console.control.paused
     assert console.browser.post("/api/stop", headers=OURS).status_code == 204
     assert console.stops == 1
+    assert console.noted == ["pause", "resume", "stop"]
 
 
 def test_a_form_on_another_page_cannot_act(console: Console) -> None:
