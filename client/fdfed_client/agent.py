@@ -19,6 +19,7 @@ from fdfed.training.device import resolve_device
 from fdfed.training.site_state import SiteStore
 from fdfed_client.app import build_client_app
 from fdfed_client.config import SiteConfig
+from fdfed_client.drain import Drain
 from fdfed_client.egress import EgressGate, FrameGate
 from fdfed_client.exchange import ExchangeStream
 from fdfed_client.exchange_identity import SiteIdentity
@@ -112,7 +113,12 @@ def run_agent(
         pinned.fingerprint[:16],
         _weights_layer(config),
     )
-    presence = Presence()
+    presence, drain = Presence(), Drain(stop, seconds=config.drain_seconds)
+
+    def alive() -> None:
+        presence.loop.beat()
+        drain.check()
+
     with ExitStack() as stack:
         watchers = stack.enter_context(watched(config, membership=membership, presence=presence))
         key = read_signing_key(config.signing_key)
@@ -142,7 +148,8 @@ def run_agent(
             privacy=PrivacyAtSite(
                 ledger=config.state / "privacy.json", max_epsilon=config.policy.max_epsilon
             ),
-            on_step=_each(lambda *_: presence.loop.beat(), watchers.step_done, on_step),
+            on_step=_each(watchers.step_done, on_step, lambda *_: alive()),
+            on_batch=alive,
             on_result=_each(LocalReport(config.state / "local").add, watchers.answered),
         )
         stack.callback(site.close)

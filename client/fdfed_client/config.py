@@ -70,6 +70,9 @@ class SiteConfig(Frozen):
     """Folder that holds `images/` and `masks/`, or one such folder under this site's name."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """Where to train; `auto` is the GPU where PyTorch can use one."""
+    drain_seconds: float = Field(default=60, ge=0)
+    """How long the work under way may go on once the agent was told to stop (SIGTERM); then it is
+    given up, and the coordinator told. A service manager must wait longer before it kills."""
     min_count: int = Field(default=3, ge=1)
     """Fewest images behind a score that this site hands on. The plan may ask for more, never for
     fewer."""

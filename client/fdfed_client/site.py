@@ -82,6 +82,7 @@ class Site:
         take_roster: looks at a roster and its signatures; gives the one in force afterwards.
         masking: keys and masks for a plan with masked aggregation; None where there are no keys.
         on_step: told (server_round, steps done, steps of the round) after every step.
+        on_batch: called after every batch that was scored.
         on_result: given this site and every result before it is sent, or masked.
         watch_exchange: goes around the exchange of a round, for a simulation that looks into it.
     """
@@ -102,6 +103,7 @@ class Site:
         masking: Masking | None = None,
         privacy: PrivacyAtSite | None = None,
         on_step: Callable[[int, int, int], None] | None = None,
+        on_batch: Callable[[], None] = lambda: None,
         on_result: Callable[[Site, TrainResult | EvaluateResult], None] | None = None,
         watch_exchange: Callable[[Exchange], Exchange] = lambda exchange: exchange,
     ) -> None:
@@ -126,6 +128,7 @@ class Site:
         self._masking = masking
         self._privacy = privacy
         self._on_step = on_step
+        self._on_batch = on_batch
         self._on_result = on_result
         self._watch_exchange = watch_exchange
         self._model: LocalModel | None = None
@@ -307,6 +310,7 @@ class Site:
                     model.network, image.to(self.device, self._dtype(model.plan))
                 )
             yield image, mask, logits.float().cpu(), names
+            self._on_batch()
 
     @property
     def network(self) -> SegmentationNetwork:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from fdfed import errors
+from fdfed_client.drain import AgentStopped
 from fdfed_client.egress.policy import RULES, PolicyRefusal
 
 _SENTENCES: Final[dict[type[BaseException], str]] = {
@@ -19,6 +20,7 @@ _SENTENCES: Final[dict[type[BaseException], str]] = {
     errors.WireError: "the message was not of the agreed form",
     errors.ConnectionFailed: "it could not reach the exchange, or was not accepted there",
     errors.InvalidInput: "the plan or its own configuration cannot be used",
+    AgentStopped: "its agent was told to stop, and comes back when it is started again",
     errors.FdfedError: "it could not do what was asked",
 }
 _FAULT: Final = "InternalError: the agent has a fault"
