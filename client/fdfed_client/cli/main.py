@@ -16,6 +16,7 @@ from fdfed_client.cli.check import check
 from fdfed_client.cli.configured import site_config
 from fdfed_client.cli.enrol import enrol
 from fdfed_client.cli.plan import ask_at_terminal, is_attended, plan
+from fdfed_client.cli.record import record
 
 app = typer.Typer(
     add_completion=False,
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command()(enrol)
 app.command()(check)
 app.command()(plan)
+app.command()(record)
 
 
 @app.callback(invoke_without_command=True)
