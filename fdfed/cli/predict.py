@@ -20,6 +20,9 @@ def predict(
     model: Annotated[Path, typer.Option(help="Model file of a run: model.safetensors.")],
     images: Annotated[Path, typer.Option(help="Folder of PNG, JPEG, TIFF, BMP or DICOM images.")],
     out: Annotated[Path, typer.Option(help="Folder for masks/, overlays/ and predictions.csv.")],
+    recursive: Annotated[
+        bool, typer.Option("--recursive", help="Also the images in the folders below it.")
+    ] = False,
     device: Annotated[
         Literal["auto", "cuda", "cpu"], typer.Option(help="Where to compute.")
     ] = "auto",
@@ -37,6 +40,8 @@ def predict(
     """Segment new images with a trained model.
 
     Leaves a mask (0 and 255) and an overlay for each image, at the image's own size, and a table.
+    DICOM files are taken under any name, one frame each. An image that is larger than the network
+    takes at once goes through it in overlapping tiles.
     A file that cannot be read is named and skipped; the command then ends with exit code 3.
     """
     # Slow to import; --help must not wait for them.
@@ -55,13 +60,15 @@ def predict(
 
     if verify_key is not None:
         _verify(model, verify_key)
-    paths = find_images(images, out)
+    paths = find_images(images, out, recursive=recursive)
     chosen = resolve_device(device)
     network, header = load_model(model, chosen)
     console = Console()
     _warn_of_phantoms(console, header)
     limit = header.threshold if threshold is None else threshold
-    outcomes = predict_images(network, header, paths, out, device=chosen, threshold=limit)
+    outcomes = predict_images(
+        network, header, paths, out, device=chosen, threshold=limit, root=images
+    )
     rows: list[Prediction] = []
     skipped: list[Unreadable] = []
     bar = track(outcomes, "images", len(paths), console=console, disable=not console.is_terminal)

@@ -21,6 +21,8 @@ from pydicom.pixels.utils import pixel_array
 from fdfed.data.unusable import UnusablePicture
 
 SUFFIXES: Final = frozenset({".dcm", ".dicom"})
+OTHER_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
+"""A file that is named so is never looked into for DICOM's mark."""
 MOST_PIXELS: Final = 1 << 28
 """Of an image, before it is decoded: a compressed file can claim any size."""
 
@@ -48,8 +50,21 @@ _CENTIMETRES: Final = 3
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is to be read as DICOM, by its suffix."""
-    return path.suffix.lower() in SUFFIXES
+    """Whether a file is to be read as DICOM: by its suffix or, as scanners and archives name files
+    without one, by the mark that DICOM files bear (PS3.10, 7.1)."""
+    suffix = path.suffix.lower()
+    return suffix in SUFFIXES or (suffix not in OTHER_SUFFIXES and _is_marked(path))
+
+
+def _is_marked(path: Path) -> bool:
+    # The table of contents of a disc bears the mark, and is no image.
+    if path.name == "DICOMDIR":
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def read_dicom_image(path: Path) -> Float[np.ndarray, "height width channels"]:

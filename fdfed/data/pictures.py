@@ -19,7 +19,7 @@ from fdfed.data import dicom
 from fdfed.data.unusable import UnusablePicture
 
 FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP")
-SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}) | dicom.SUFFIXES
+SUFFIXES: Final = dicom.OTHER_SUFFIXES | dicom.SUFFIXES
 
 LUMA: Final = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """Weights of red, green and blue in grey: ITU-R BT.601, section 2.5.1."""

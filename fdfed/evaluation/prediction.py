@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from fdfed.atomic_file import replacing, write_text
 from fdfed.data import image_size, load_image
+from fdfed.data.dicom import is_dicom
 from fdfed.data.pictures import SUFFIXES, read_image
 from fdfed.data.unusable import UnusablePicture
 from fdfed.errors import DataError, InvalidInput
@@ -37,7 +38,7 @@ class Prediction:
     """One row of `predictions.csv`; sizes in pixels of the image as it came."""
 
     image: str
-    """File name."""
+    """File name; below a folder that was searched, with its path from there."""
     width: int
     height: int
     foreground_pixels: int
@@ -57,8 +58,11 @@ class Unreadable:
     reason: str
 
 
-def find_images(images: Path, out: Path) -> list[Path]:
-    """The image files directly in `images`, by name.
+def find_images(images: Path, out: Path, *, recursive: bool = False) -> list[Path]:
+    """The image files directly in `images`, by name; DICOM files under any name.
+
+    Args:
+        recursive: those in the folders below it too, as archives lay out a DICOM study.
 
     Raises:
         InvalidInput: if `out` is `images`, lies in it or holds it: results could replace images,
@@ -73,19 +77,22 @@ def find_images(images: Path, out: Path) -> list[Path]:
         )
     if not images.is_dir():
         raise DataError(f"{images} is not a folder; give the folder of the images to --images")
-    found = sorted(path for path in images.iterdir() if _is_image(path))
+    there = images.rglob("*") if recursive else images.iterdir()
+    found = sorted(path for path in there if _is_image(path))
     if not found:
         raise DataError(
             f"{images} holds no {', '.join(sorted(SUFFIXES))} file; give the folder in which the "
-            "images lie themselves (folders below it are not searched)"
+            "images lie themselves, or --recursive to search the folders below it too"
         )
     by_stem: dict[str, str] = {}
     for path in found:
         # Compared without case: two stems that differ by it are one file on some systems.
-        other = by_stem.setdefault(path.stem.casefold(), path.name)
-        if other != path.name:
+        target_name = _result_name(path, images)
+        name = str(path.relative_to(images))
+        other = by_stem.setdefault(str(target_name).casefold(), name)
+        if other != name:
             raise DataError(
-                f"{other} and {path.name} in {images} would both become masks/{path.stem}.png; "
+                f"{other} and {name} in {images} would both become masks/{target_name}; "
                 "rename one of them"
             )
     return found
@@ -93,7 +100,16 @@ def find_images(images: Path, out: Path) -> list[Path]:
 
 def _is_image(path: Path) -> bool:
     # A leading dot marks what a file manager leaves beside an image, such as ._scan.png.
-    return path.is_file() and path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    if path.name.startswith(".") or not path.is_file():
+        return False
+    return path.suffix.lower() in SUFFIXES or is_dicom(path)
+
+
+def _result_name(path: Path, root: Path) -> Path:
+    """Where a result of the image lies below its folder: as the image below `root`, as PNG. Of a
+    name without a known suffix, such as the UID 1.2.840.1, nothing is cut off."""
+    stem = path.stem if path.suffix.lower() in SUFFIXES else path.name
+    return path.relative_to(root).with_name(f"{stem}.png")
 
 
 @torch.inference_mode()
@@ -148,10 +164,15 @@ def predict_images(
     *,
     device: torch.device,
     threshold: float,
+    root: Path | None = None,
 ) -> Iterator[Prediction | Unreadable]:
     """Writes mask and overlay of each image, one at a time, and yields its row or why it has none.
 
     `out/masks/<stem>.png` holds 0 and 255, `out/overlays/<stem>.png` the image with the outline.
+
+    Args:
+        root: the folder that was searched; results lie in the same folders below `out/masks` and
+            `out/overlays` as the images below it. None: all images are in one folder.
 
     Raises:
         InvalidInput: if `threshold` is not between 0 and 1, or the network answers with NaN.
@@ -161,7 +182,8 @@ def predict_images(
             f"--threshold is {threshold}; it is a probability above 0 and below 1, such as 0.5"
         )
     for path in paths:
-        start = time.perf_counter()
+        start, folder = time.perf_counter(), root or path.parent
+        name, result = path.relative_to(folder).as_posix(), _result_name(path, folder)
         try:
             height, width = image_size(path)
             image = load_image(
@@ -169,14 +191,14 @@ def predict_images(
             )
             pixels = read_image(path)
         except (DataError, UnusablePicture) as err:
-            yield Unreadable(path.name, str(err))
+            yield Unreadable(name, str(err))
             continue
         probability = probabilities(network, image.to(device), height=height, width=width)
         seconds = time.perf_counter() - start
         mask = probability >= threshold
-        save_mask(out / "masks" / f"{path.stem}.png", mask)
-        _save(out / "overlays" / f"{path.stem}.png", overlay(pixels, probability, threshold))
-        yield _row(path, probability, mask, seconds)
+        save_mask(out / "masks" / result, mask)
+        _save(out / "overlays" / result, overlay(pixels, probability, threshold))
+        yield _row(name, probability, mask, seconds)
 
 
 def overlay(
@@ -221,14 +243,14 @@ def write_predictions(path: Path, rows: Sequence[Prediction]) -> None:
 
 
 def _row(
-    path: Path,
+    name: str,
     probability: Float[np.ndarray, "height width"],
     mask: Bool[np.ndarray, "height width"],
     seconds: float,
 ) -> Prediction:
     found = int(mask.sum())
     return Prediction(
-        image=path.name,
+        image=name,
         width=mask.shape[1],
         height=mask.shape[0],
         foreground_pixels=found,

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 from torch import Tensor
 
 from fdfed.errors import DataError, InvalidInput
+from fdfed.evaluation import whole_image
 from fdfed.evaluation.prediction import (
     OUTLINE,
     Prediction,
@@ -201,3 +204,81 @@ def test_predictions_csv_has_a_row_an_image(tmp_path: Path) -> None:
         "mean_probability_in_foreground": "",
         "seconds": "0.250000",
     }
+
+
+def test_a_study_of_dicom_files_without_suffixes_is_found_in_its_folders(tmp_path: Path) -> None:
+    """As an archive exports one: folders of series, files named by their UID, and a DICOMDIR."""
+    study = tmp_path / "study"
+    names = ("DICOMDIR", "ct/1.2.840.1", "ct/1.2.840.2", "us/IM0001", "us/IM0002.dcm")
+    for name in names:
+        save_dicom(study / name, half_bright(20, 24))
+    save(study / "us" / "shot.png", half_bright(20, 24))
+    (study / "ct" / "notes").write_text("DICM")
+    assert [path.name for path in find_images(study / "ct", tmp_path / "out")] == [
+        "1.2.840.1",
+        "1.2.840.2",
+    ]
+    paths = find_images(study, tmp_path / "out", recursive=True)
+    rows = list(
+        predict_images(
+            Bright().eval(),
+            HEADER,
+            paths,
+            tmp_path / "out",
+            device=CPU,
+            threshold=0.5,
+            root=study,
+        )
+    )
+    assert [row.image for row in rows] == [
+        *("ct/1.2.840.1", "ct/1.2.840.2", "us/IM0001", "us/IM0002.dcm", "us/shot.png"),
+    ]
+    masks = tmp_path / "out" / "masks"
+    assert sorted(str(path.relative_to(masks)) for path in masks.rglob("*.png")) == [
+        *("ct/1.2.840.1.png", "ct/1.2.840.2.png"),
+        *("us/IM0001.png", "us/IM0002.png", "us/shot.png"),
+    ]
+    for path in masks.rglob("*.png"):
+        assert load(path).mean() == pytest.approx(255 / 2, abs=20)
+
+
+def save_dicom(path: Path, pixels: np.ndarray) -> None:
+    """A secondary capture of 8-bit grey levels."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPClassUID = meta.MediaStorageSOPClassUID
+    dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+    dataset.PixelRepresentation, dataset.PixelData = 0, pixels.tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+
+
+def test_an_image_that_is_larger_than_a_tile_is_segmented_at_its_own_resolution(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model of crops: lines of a single pixel survive, which any resizing would blur away."""
+    monkeypatch.setattr(whole_image, "WINDOW", 32)
+    pixels = np.zeros((90, 130), dtype=np.uint8)
+    pixels[::2] = 255
+    save(tmp_path / "in" / "large.png", pixels)
+    seen: list[tuple[int, ...]] = []
+
+    class Tiled(Bright):
+        def _forward_with_taps(self, image: Tensor) -> tuple[Tensor, Taps]:
+            seen.append(tuple(image.shape[-2:]))
+            return super()._forward_with_taps(image)
+
+    header = HEADER.model_copy(update={"crop": 16})
+    paths = find_images(tmp_path / "in", tmp_path / "out")
+    (row,) = predict_images(
+        Tiled().eval(), header, paths, tmp_path / "out", device=CPU, threshold=0.5
+    )
+    assert isinstance(row, Prediction)
+    assert set(seen) == {(32, 32)}
+    np.testing.assert_array_equal(load(tmp_path / "out" / "masks" / "large.png"), pixels)
