@@ -6,7 +6,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test test-system check shapes format proto benchmark soak coverage-parsers clean
+.PHONY: demo test test-system check shapes format proto benchmark soak coverage-parsers sbom \
+    audit-dependencies clean
 
 demo: $(READY) ## a two-site federation on phantoms, with a report
 	$(BIN)/fdfed simulate --sites tnbc,monuseg --rounds 14 --steps 10 --size 64 --width 8 \
@@ -45,6 +46,12 @@ soak: $(READY) ## a million inputs against every parser of foreign bytes; a tabl
 
 coverage-parsers: $(READY) ## branches of those parsers that the unit tests and the corpus take
 	PYTHONPATH=.:server:client $(BIN)/python -m tests.fuzz.branches
+
+sbom: $(READY) ## the packages that an installed fdfed needs, as CycloneDX
+	$(BIN)/python .ci/supply_chain.py sbom runs/sbom.json
+
+audit-dependencies: $(READY) ## known vulnerabilities of the pinned versions; asks https://pypi.org
+	$(BIN)/python .ci/supply_chain.py audit runs/vulnerabilities.json
 
 proto: $(READY) ## regenerates fdfed/exchange/exchange_pb2*.py
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. \
