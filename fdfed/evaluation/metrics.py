@@ -14,8 +14,6 @@ from typing import Final, Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from monai.metrics.meandice import compute_dice
-from monai.metrics.meaniou import compute_iou
 from torch import Tensor
 
 from fdfed.errors import InvalidInput
@@ -109,6 +107,10 @@ def image_scores(
     predicted = foreground(logits).float()
     annotated = mask.to(device=logits.device, dtype=torch.float32)
     skip = empty == "exclude"
+    # MONAI takes seconds to import, and most commands score nothing.
+    from monai.metrics.meandice import compute_dice  # noqa: PLC0415
+    from monai.metrics.meaniou import compute_iou  # noqa: PLC0415
+
     dice = compute_dice(predicted, annotated, ignore_empty=skip).flatten().tolist()
     iou = compute_iou(predicted, annotated, ignore_empty=skip).flatten().tolist()
     # Counted as integers: fp32 sums are exact only up to 2^24 pixels.

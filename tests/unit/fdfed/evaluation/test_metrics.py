@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -197,3 +200,13 @@ def test_a_minimum_count_below_one_is_refused() -> None:
 def test_an_infinite_score_is_refused() -> None:
     with pytest.raises(InvalidInput, match="infinite"):
         aggregate([math.inf], min_count=1)
+
+
+def test_commands_that_score_nothing_do_not_wait_for_monai() -> None:
+    modules = "fdfed_client.plan_approval, fdfed_client.enrolment, fdfed_server.status"
+    code = f"import sys, {modules}; sys.exit('monai' in sys.modules)"
+    places = os.pathsep.join(path for path in sys.path if path)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": places}, check=False
+    )
+    assert done.returncode == 0
