@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -17,6 +17,7 @@ from fdfed.errors import FdfedError, InvalidInput
 from fdfed.exchange import Exchange, StepKey
 from fdfed.losses import AuxiliaryLoss, Moment
 from fdfed.networks import SegmentationNetwork
+from fdfed.training.batches import on_device
 from fdfed.training.precision import gradient_scaler
 from fdfed.training.step import AuxiliaryTerm, RemoteTerm, StepLosses, step_losses
 
@@ -193,7 +194,13 @@ def train_round_(
     term = extra if auxiliary is None else auxiliary
     means = RoundMeans()
     network.train()
-    for step, (image, mask) in enumerate(_batches(data, request, device)):
+    batches = on_device(
+        data.training_batch,
+        range(request.first_batch, request.first_batch + plan.steps_per_round),
+        device=device,
+        dtype=torch.float64 if plan.precision == "fp64" else torch.float32,
+    )
+    for step, (image, mask) in enumerate(batches):
         remote = None
         if request.exchange is not None:
             remote = RemoteTerm(
@@ -274,15 +281,6 @@ def load_optimizer_(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
         state.setdefault(int(index), {})[entry] = tensor.clone()
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _batches(
-    data: TrainingData, request: LocalRound, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    dtype = torch.float64 if request.plan.precision == "fp64" else torch.float32
-    for step in range(request.plan.steps_per_round):
-        image, mask = data.training_batch(request.first_batch + step)
-        yield image.to(device, dtype, non_blocking=True), mask.to(device, dtype, non_blocking=True)
 
 
 def _is_proximal(plan: RunPlan) -> bool:
