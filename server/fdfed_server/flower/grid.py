@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Self
 
@@ -19,6 +20,7 @@ from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
 from flwr.supercore.inflatable.inflatable_utils import (
     ObjectPullError,
+    ObjectPushError,
     inflate_object_from_contents,
     pull_objects,
 )
@@ -26,6 +28,7 @@ from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.grid import HttpGrid
 
+from fdfed.errors import ConnectionFailed
 from fdfed.health import Pulse
 from fdfed.wire import check_expansion
 from fdfed_server.flower.calls import connect, flower_key, patient_retry, translated
@@ -42,6 +45,10 @@ _OBJECT_PAUSES: Final = (0.02, 1.0)
 """First and longest wait, in seconds, for an object that its node is still uploading. (Flower's own
 1 s and 10 s are longer than the upload itself. They are arguments of `pull_objects`.)"""
 _OBJECT_PATIENCE: Final = 600.0
+_UPLOADS: Final = 4
+_UPLOAD_PAUSE: Final = 2.0
+"""How often messages are handed to the SuperLink before it is given up, and the seconds between. A
+busy machine may keep it from its database for longer than the database waits."""
 _ONLINE: Final = "online"
 
 
@@ -112,9 +119,26 @@ class RunGrid(HttpGrid):
             return list(super().get_nodes())
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Sends `messages`; the message ids, in order."""
-        with translated("sending messages"):
-            return list(super().push_messages(list(messages)))
+        """Sends `messages`; the message ids, in order.
+
+        Raises:
+            ConnectionFailed: if the SuperLink cannot store them, also when asked again.
+        """
+        sent, attempt = list(messages), 0
+        while True:
+            attempt += 1
+            try:
+                with translated("sending messages"):
+                    # A message that it has already keeps its id; only what is missing goes again.
+                    return list(super().push_messages(sent))
+            except ObjectPushError as err:
+                if attempt == _UPLOADS:
+                    raise ConnectionFailed(
+                        "the SuperLink cannot store the coordinator's messages; its log says why. "
+                        "Start the coordinator again when it can, the run goes on"
+                    ) from err
+                _log.warning("the SuperLink did not store a message; sending it again")
+                time.sleep(_UPLOAD_PAUSE)
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """The replies that have arrived to the messages `message_ids`, each handed out once."""

@@ -55,6 +55,11 @@ SIGNATURES = {
         "node",
         "run_id",
     ),
+    "flwr.supercore.inflatable.inflatable_utils:ObjectPushError": (
+        "object_id",
+        "run_id",
+        "session_id",
+    ),
     "flwr.supercore.inflatable.inflatable_utils:inflate_object_from_contents": (
         "object_id",
         "object_contents",

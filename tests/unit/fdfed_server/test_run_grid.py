@@ -8,20 +8,29 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_to_proto
-from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
+from flwr.proto.message_pb2 import (
+    PullObjectRequest,
+    PullObjectResponse,
+    PushObjectRequest,
+    PushObjectResponse,
+)
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.proto.runtime_pb2 import (
     GetNodesRequest,
     GetNodesResponse,
     PullAppMessagesRequest,
     PullAppMessagesResponse,
+    PushAppMessagesRequest,
+    PushAppMessagesResponse,
 )
 from flwr.supercore.inflatable.inflatable_object import (
     InflatableObject,
     get_all_nested_objects,
     get_object_tree,
+    iterate_object_tree,
 )
 
+from fdfed.errors import ConnectionFailed
 from fdfed_server.config import ServerConfig
 from fdfed_server.flower import empty_run, set_task_identity, site_nodes, stamp
 from fdfed_server.flower.calls import flower_key
@@ -160,3 +169,54 @@ def test_sites_are_told_by_registered_key_and_only_while_online() -> None:
         NodeInfo(node_id=4, name="tnbc", public_key=keys["tnbc"], status="online"),
     ]
     assert site_nodes(_grid(runtime, texts)) == {"udiat": 1, "tnbc": 4}
+
+
+class _BusyRuntime(_Runtime):
+    """Keeps a message at once, and its objects only after as many refusals as asked for."""
+
+    def __init__(self, refusals: int) -> None:
+        super().__init__(_reply(), {})
+        self.refusals, self.stored, self.sessions = refusals, set[str](), 0
+
+    def PushMessages(self, request: PushAppMessagesRequest) -> PushAppMessagesResponse:  # noqa: N802
+        self.sessions += 1
+        (message,) = request.messages_list
+        (tree,) = request.message_object_trees
+        wanted = [node.object_id for node in iterate_object_tree(tree)]
+        return PushAppMessagesResponse(
+            message_ids=[message.metadata.message_id],
+            objects_to_push=[key for key in wanted if key not in self.stored],
+            session_id=str(self.sessions),
+        )
+
+    def PushObject(self, request: PushObjectRequest) -> PushObjectResponse:  # noqa: N802
+        if self.refusals:
+            self.refusals -= 1
+            return PushObjectResponse(stored=False)
+        self.stored.add(request.object_id)
+        return PushObjectResponse(stored=True)
+
+
+def test_a_message_that_the_superlink_was_too_busy_to_store_is_sent_again_under_its_id(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fdfed_server.flower.grid._UPLOAD_PAUSE", 0.0)
+    runtime = _BusyRuntime(refusals=1)
+    message = Message(
+        RecordDict({"c": ConfigRecord({"x": 1})}), dst_node_id=42, message_type="train"
+    )
+    (sent,) = _grid(runtime).push_messages([message])
+    assert sent == message.metadata.message_id
+    assert runtime.sessions == 2
+    assert runtime.stored == set(_objects(message))
+
+
+def test_a_superlink_that_stores_nothing_ends_the_coordinator_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fdfed_server.flower.grid._UPLOAD_PAUSE", 0.0)
+    message = Message(
+        RecordDict({"c": ConfigRecord({"x": 1})}), dst_node_id=42, message_type="train"
+    )
+    with pytest.raises(ConnectionFailed, match=r"cannot store .* Start the coordinator again"):
+        _grid(_BusyRuntime(refusals=1000)).push_messages([message])
