@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from fdfed.expiry import expiry_notice
 from fdfed.training.device import resolve_device
 from fdfed.training.site_state import SiteStore
 from fdfed_client.app import build_client_app
+from fdfed_client.baseline import LocalBaseline
 from fdfed_client.config import SiteConfig
 from fdfed_client.drain import Drain
 from fdfed_client.egress import EgressGate, FrameGate
@@ -125,6 +126,12 @@ def run_agent(
         audit = stack.enter_context(
             AuditLog(config.state / "audit.log", key=key, watch=watchers.noted)
         )
+        report = LocalReport(config.state / "local")
+        baseline = None
+        if config.local_baseline:
+            told = _each(report.joined, watchers.joined)
+            baseline = LocalBaseline(config.state / "alone", told=told)
+            stack.callback(baseline.close)
         gate = EgressGate(config.site, config.policy, min_count=config.min_count, audit=audit)
         site = Site(
             config.site,
@@ -150,7 +157,9 @@ def run_agent(
             ),
             on_step=_each(watchers.step_done, on_step, lambda *_: alive()),
             on_batch=alive,
-            on_result=_each(LocalReport(config.state / "local").add, watchers.answered),
+            on_result=_each(
+                report.add, watchers.answered, None if baseline is None else baseline.answered
+            ),
         )
         stack.callback(site.close)
         approval = PlanApproval(
@@ -165,7 +174,11 @@ def run_agent(
             pulse=presence.loop,
         )
         run_node(
-            build_client_app(site, admit_plan=approval.admit),
+            build_client_app(
+                site,
+                admit_plan=approval.admit,
+                at_work=nullcontext if baseline is None else baseline.site_at_work,
+            ),
             gate=gate,
             server=config.fleet_address,
             root_certificates=_read(config.ca),

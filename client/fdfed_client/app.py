@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -21,13 +22,17 @@ from fdfed_client.site import Site
 
 
 def build_client_app(
-    site: Site, *, admit_plan: Callable[[RunPlan, str], None] = lambda plan, signature: None
+    site: Site,
+    *,
+    admit_plan: Callable[[RunPlan, str], None] = lambda plan, signature: None,
+    at_work: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> ClientApp:
     """An app whose handlers decode the record, ask the site, and encode its answer.
 
     Args:
         admit_plan: given a plan and the coordinator's signature; raises for one that this site does
             not take part in. A simulation has nobody to hide from, and takes any.
+        at_work: goes around the site's training and scoring.
     """
     # No annotation: Flower looks for a plain assignment.
     app = ClientApp()
@@ -58,12 +63,14 @@ def build_client_app(
     def train(message: Message, _: Context) -> Message:
         instruction = TrainInstruction.from_record(message.content)
         admit_plan(instruction.plan, instruction.plan_signature)
-        return Message(site.train(instruction).to_record(), reply_to=message)
+        with at_work():
+            return Message(site.train(instruction).to_record(), reply_to=message)
 
     @app.evaluate()
     def evaluate(message: Message, _: Context) -> Message:
         instruction = EvaluateInstruction.from_record(message.content)
         admit_plan(instruction.plan, instruction.plan_signature)
-        return Message(site.evaluate(instruction).to_record(), reply_to=message)
+        with at_work():
+            return Message(site.evaluate(instruction).to_record(), reply_to=message)
 
     return app

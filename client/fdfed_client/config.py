@@ -73,6 +73,9 @@ class SiteConfig(Frozen):
     drain_seconds: float = Field(default=60, ge=0)
     """How long the work under way may go on once the agent was told to stop (SIGTERM); then it is
     given up, and the coordinator told. A service manager must wait longer before it kills."""
+    local_baseline: bool = False
+    """Whether to train, in idle time, a model on this site's images alone, so that the site's own
+    report says whether joining helped. It costs as much training again; nobody else is told."""
     min_count: int = Field(default=3, ge=1)
     """Fewest images behind a score that this site hands on. The plan may ask for more, never for
     fewer."""

@@ -47,6 +47,15 @@ class Images(Protocol):
         """Image, mask and names, in a fixed order, without augmentation."""
         ...
 
+    @property
+    def patients_known(self) -> bool:
+        """Whether the site says whose its images are."""
+        ...
+
+    def patients_of(self, part: Part) -> Mapping[str, str]:
+        """Whose each image of a part is, by the image's name."""
+        ...
+
 
 OpenImages = Callable[[RunPlan], Images]
 """Opens the site's images as a plan wants them; raises `DataError` with all findings."""

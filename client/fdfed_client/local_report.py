@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import threading
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from fdfed.evaluation.case_pictures import CaseView
 from fdfed.evaluation.report import write_report
 from fdfed.evaluation.results import (
+    ExchangeResult,
+    ImageRow,
     PrivacyResult,
     RoundRecord,
     RunResults,
     SiteResult,
     SiteRound,
+    TapLoss,
+    Traffic,
     library_versions,
 )
 from fdfed.evaluation.results_files import write_images_csv, write_results, write_rounds_csv
+from fdfed.exchange import ExchangeStats
+from fdfed.privacy import ContributionLayout
 from fdfed.wire import EvaluateResult, TrainResult
+from fdfed_client.joining import JoiningAnswer
 from fdfed_client.local_results import case_views, image_rows
 from fdfed_client.site import Site
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What the last report was made of."""
+
+    run_id: str
+    results: RunResults
+    rows: list[ImageRow]
+    cases: list[CaseView]
 
 
 class LocalReport:
@@ -32,35 +51,67 @@ class LocalReport:
         self._folder = folder
         self._run_id = ""
         self._rounds: dict[int, RoundRecord] = {}
+        self._exchanged: dict[int, ExchangeStats] = {}
+        self._weights = 0
+        self._written: _Written | None = None
+        self._writing = threading.Lock()
 
     def add(self, site: Site, result: TrainResult | EvaluateResult) -> None:
         """Takes a result as the site is about to send it."""
         if result.run_id != self._run_id:
-            self._run_id, self._rounds = result.run_id, {}
+            self._run_id, self._rounds, self._exchanged = result.run_id, {}, {}
         if isinstance(result, TrainResult):
-            self._rounds[result.server_round] = _trained(site, result)
+            self._weights = sum(value.nbytes for value in result.weights.values())
+            self._rounds[result.server_round] = _trained(site, result, weights=self._weights)
+            self._exchanged[result.server_round] = result.exchange
         elif result.part == "validation":
             self._score(site, result)
         else:
             self._write(site, result)
 
+    def joined(self, site: str, run_id: str, found: JoiningAnswer) -> None:
+        """Writes the report anew with the answer whether joining helped, and the model to keep.
+        Safe to call from another thread; of no effect for any but the last run."""
+        with self._writing:
+            written = self._written
+            if written is None or written.run_id != run_id:
+                return
+            results = replace(written.results, joining={site: found.joining})
+            found.write(self._folder / run_id, site=site)
+            self._put(replace(written, results=results))
+
     def _score(self, site: Site, result: EvaluateResult) -> None:
         record = self._rounds.get(result.server_round)
-        if record is None or result.dice is None or result.iou is None:
+        if record is None:
             return
-        entry = replace(record.sites[site.name], val_dice=result.dice.mean, val_iou=result.iou.mean)
-        self._rounds[result.server_round] = replace(record, sites={site.name: entry})
+        # The aggregate came to be scored.
+        down = record.bytes.down + self._weights
+        record = replace(record, bytes=replace(record.bytes, down=down))
+        if result.dice is not None and result.iou is not None:
+            dice, iou = result.dice.mean, result.iou.mean
+            entry = replace(record.sites[site.name], val_dice=dice, val_iou=iou)
+            record = replace(record, sites={site.name: entry})
+        self._rounds[result.server_round] = record
 
     def _write(self, site: Site, result: EvaluateResult) -> None:
-        folder = self._folder / result.run_id
+        scores = site.image_scores
+        with self._writing:
+            self._written = _Written(
+                run_id=result.run_id,
+                results=self._results(site, result),
+                rows=image_rows(site.name, scores),
+                cases=case_views(site.name, site.predict("test"), scores, site.network),
+            )
+            self._put(self._written)
+
+    def _put(self, written: _Written) -> None:
+        folder = self._folder / written.run_id
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        results = self._results(site, result)
-        rows = image_rows(site.name, site.image_scores)
-        views = case_views(site.name, site.predict("test"), site.image_scores)
+        results, rows = written.results, written.rows
         write_results(folder / "results.json", results, per_image=rows)
         write_rounds_csv(folder / "rounds.csv", results.rounds)
         write_images_csv(folder / "images.csv", rows)
-        write_report(folder / "report.html", results, cases=views, per_image=rows)
+        write_report(folder / "report.html", results, cases=written.cases, per_image=rows)
 
     def _results(self, site: Site, result: EvaluateResult) -> RunResults:
         counts, plan = site.counts, site.plan
@@ -77,6 +128,12 @@ class LocalReport:
             },
             rounds=rounds,
             alpha=rounds[-1].alpha if rounds else {},
+            exchange=ExchangeResult.of(list(self._exchanged.values())),
+            bytes=Traffic(
+                up=sum(record.bytes.up for record in rounds),
+                down=sum(record.bytes.down for record in rounds),
+            ),
+            seconds={"training here": sum(record.seconds or 0.0 for record in rounds)},
             privacy=_privacy(site, result),
             config=plan.model_dump(mode="json"),
             versions=library_versions(),
@@ -90,6 +147,8 @@ def _privacy(site: Site, result: EvaluateResult) -> PrivacyResult:
     return PrivacyResult(
         transport="TLS",
         secure_aggregation=plan.aggregation == "masked",
+        sealed=plan.swaps_batches,
+        blinded=plan.swaps_batches and plan.exchange.blinding == "on",
         min_count=max(site.min_count, plan.min_count),
         differential_privacy=spent is not None,
         epsilon=None if spent is None else spent.epsilon,
@@ -100,7 +159,8 @@ def _privacy(site: Site, result: EvaluateResult) -> PrivacyResult:
     )
 
 
-def _trained(site: Site, result: TrainResult) -> RoundRecord:
+def _trained(site: Site, result: TrainResult, *, weights: int) -> RoundRecord:
+    """The round as this site saw it; its weights take so many bytes."""
     known = result.fd[~np.isnan(result.fd)]
     entry = SiteRound(
         loss_seg=result.loss_seg,
@@ -108,11 +168,25 @@ def _trained(site: Site, result: TrainResult) -> RoundRecord:
         num_examples=result.num_examples,
         seconds=result.seconds,
     )
+    taps = site.network.tap_names
+    up = weights
+    if site.plan.aggregation == "masked":
+        # Under masks every number travels as one of 64 bits.
+        up = 8 * ContributionLayout.of(result.weights, taps=len(taps)).size
     return RoundRecord(
         round=result.server_round,
         phase=site.plan.phase(result.server_round),
         attempt=result.attempt,
         sites={site.name: entry},
-        alpha=dict(zip(site.network.tap_names, site.alpha, strict=True)),
+        alpha=dict(zip(taps, site.alpha, strict=True)),
+        losses={
+            tap: TapLoss(fd=_or_none(fd), exch=_or_none(exch))
+            for tap, fd, exch in zip(taps, result.fd, result.exch, strict=True)
+        },
         seconds=result.seconds,
+        bytes=Traffic(up=up + result.exchange.bytes_up, down=weights + result.exchange.bytes_down),
     )
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
-from fdfed.evaluation.case_pictures import CaseView
+from fdfed.evaluation.case_pictures import CaseView, shown
+from fdfed.evaluation.heat_maps import heat_maps
 from fdfed.evaluation.metrics import ImageScore
 from fdfed.evaluation.results import ImageRow
-
-Predictions = Iterable[tuple[Tensor, Tensor, Tensor, tuple[str, ...]]]
-"""Batches of image (n, c, h, w), mask and logits (n, 1, h, w), and names."""
+from fdfed.evaluation.scoring import Predictions
+from fdfed.networks import SegmentationNetwork
 
 
 def image_rows(site: str, scores: Sequence[ImageScore]) -> list[ImageRow]:
@@ -30,9 +29,16 @@ def image_rows(site: str, scores: Sequence[ImageScore]) -> list[ImageRow]:
     ]
 
 
-def case_views(site: str, predictions: Predictions, scores: Sequence[ImageScore]) -> list[CaseView]:
-    """Every scored image with its pixels, for the site's own report."""
+def case_views(
+    site: str,
+    predictions: Predictions,
+    scores: Sequence[ImageScore],
+    network: SegmentationNetwork,
+) -> list[CaseView]:
+    """The worst and the best scored images with their pixels and heat maps, for the site's own
+    report; `network` made the predictions."""
     dice = {score.name: score.dice for score in scores}
+    wanted = shown(scores)
     return [
         CaseView(
             site=site,
@@ -41,7 +47,9 @@ def case_views(site: str, predictions: Predictions, scores: Sequence[ImageScore]
             mask=mask[i, 0].bool().numpy(),
             probability=torch.sigmoid(logits[i, 0]).numpy(),
             dice=dice[name],
+            heat=heat_maps(network, image[i]),
         )
         for image, mask, logits, names in predictions
         for i, name in enumerate(names)
+        if name in wanted
     ]

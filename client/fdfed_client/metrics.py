@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any, Final
@@ -10,6 +11,7 @@ import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from fdfed import __version__
+from fdfed.evaluation.joining import Joining
 from fdfed.wire import EvaluateResult, TrainResult
 from fdfed_client.site import Site
 
@@ -40,6 +42,12 @@ class AgentMetrics:
         self._alpha = gauge("alpha", "Weight α of the last round.", "tap")
         self._dice = gauge(
             "dice", "Mean Dice over the images of a part, of the model scored last.", "part"
+        )
+        self._gain = gauge(
+            "joining_gain_dice",
+            "Test Dice of the federation's model less that of the one trained here alone, last "
+            "run, with its 95 % interval.",
+            "value",
         )
         self._exchanged = counter(
             "exchange_steps",
@@ -98,6 +106,12 @@ class AgentMetrics:
             self._bytes.labels(direction, kind).inc(line.get("bytes", 0))
         if direction == "in":
             self._heard.set(time.time())
+
+    def joined(self, joining: Joining) -> None:
+        """The site knows whether joining helped it."""
+        found = {"mean": joining.gain, "low": joining.low, "high": joining.high}
+        for value, dice in found.items():
+            self._gain.labels(value).set(math.nan if dice is None else dice)
 
     def answered(self, site: Site, result: TrainResult | EvaluateResult) -> None:
         """The site has trained or scored, and is about to say so."""

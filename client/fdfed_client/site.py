@@ -19,8 +19,8 @@ from fdfed import __version__
 from fdfed.config import RunPlan
 from fdfed.data import SplitCounts
 from fdfed.errors import PrivacyBudgetExceeded, RefusedByPolicy, WireError
-from fdfed.evaluation.metrics import ImageScore, aggregate, image_scores
-from fdfed.evaluation.whole_image import whole_image_logits
+from fdfed.evaluation.metrics import ImageScore, aggregate
+from fdfed.evaluation.scoring import predictions, scored
 from fdfed.exchange import BlindedExchange, BlindingSecret, Exchange, ExchangeStats
 from fdfed.layer_weights import propose
 from fdfed.networks import SegmentationNetwork
@@ -29,7 +29,6 @@ from fdfed.roster import SignedRoster
 from fdfed.training.fastest import USUAL, fastest_setting, lay_out_
 from fdfed.training.initialise import initial_auxiliary, initial_network
 from fdfed.training.local_round import LocalRound, RoundOutcome, tap_losses, train_round_
-from fdfed.training.precision import autocast
 from fdfed.training.sharing import put_tensors_, shared_names, take_tensors
 from fdfed.training.site_state import SiteRecord, SiteStore
 from fdfed.training.step import layout_of
@@ -288,12 +287,8 @@ class Site:
 
     def score(self, part: Part) -> tuple[ImageScore, ...]:
         """Dice and IoU of each image of a part with the weights now loaded; for the site alone."""
-        scores: list[ImageScore] = []
-        for _, mask, logits, names in self.predict(part):
-            scores += image_scores(logits, mask, names)
-        return tuple(scores)
+        return scored(self.predict(part))
 
-    @torch.no_grad()
     def predict(
         self, part: Part, *, images: Images | None = None
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, tuple[str, ...]]]:
@@ -303,14 +298,15 @@ class Site:
             images: other images than the site's own, for a simulation that pools sites.
         """
         model = self._current()
-        model.network.eval()
-        for image, mask, names in (images or model.images).evaluation_batches(part):
-            with autocast(model.local_plan.precision, self.device):
-                logits = whole_image_logits(
-                    model.network, image.to(self.device, self._dtype(model.plan))
-                )
-            yield image, mask, logits.float().cpu(), names
+        batches = (images or model.images).evaluation_batches(part)
+        for batch in predictions(model.network, batches, precision=model.local_plan.precision):
+            yield batch
             self._on_batch()
+
+    @property
+    def model(self) -> LocalModel:
+        """What the site holds for the plan that it works on."""
+        return self._current()
 
     @property
     def network(self) -> SegmentationNetwork:
@@ -495,10 +491,6 @@ class Site:
         record = SiteRecord(server_round=message.server_round, phase=message.phase, tensors=tensors)
         self._store.save(message.run_id, record)
         self._store.prune(message.run_id, keep=message.best_round)
-
-    @staticmethod
-    def _dtype(plan: RunPlan) -> torch.dtype:
-        return torch.float64 if plan.precision == "fp64" else torch.float32
 
 
 def _inverse_share(message: TrainInstruction, examples: int) -> float:

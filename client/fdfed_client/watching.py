@@ -12,6 +12,7 @@ from cryptography import x509
 
 from fdfed import console
 from fdfed.audit import exported
+from fdfed.evaluation.joining import answer
 from fdfed.health import Health, not_expired, state_is_writable
 from fdfed.metrics import process_registry, serving
 from fdfed.watchdog import watchdog
@@ -19,6 +20,7 @@ from fdfed.wire import EvaluateResult, TrainResult
 from fdfed_client.config import SiteConfig
 from fdfed_client.console import AgentBoard, agent_console
 from fdfed_client.flower import Presence
+from fdfed_client.joining import JoiningAnswer
 from fdfed_client.membership import Membership
 from fdfed_client.metrics import AgentMetrics
 from fdfed_client.site import Site
@@ -45,6 +47,11 @@ class Watchers:
         """The site has trained or scored."""
         self.metrics.answered(site, result)
         self.board.answered(site, result)
+
+    def joined(self, site: str, _run_id: str, found: JoiningAnswer) -> None:
+        """The site knows whether joining helped it."""
+        self.metrics.joined(found.joining)
+        self.board.joined(answer(site, found.joining))
 
 
 @contextmanager

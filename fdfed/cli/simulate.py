@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -60,6 +61,13 @@ def simulate(
     out: Annotated[Path, typer.Option(help="Folder for results; resumes a run found there.")] = (
         Path("runs/simulation")
     ),
+    with_local_baseline: Annotated[
+        bool,
+        typer.Option(
+            "--with-local-baseline",
+            help="Each site also trains a model alone, and the report says whether joining helped.",
+        ),
+    ] = False,
     tensorboard: Annotated[
         Path | None, typer.Option(help="Folder for TensorBoard's curves; an optional extra.")
     ] = None,
@@ -92,6 +100,7 @@ def simulate(
     import torch
     from rich.console import Console
 
+    from fdfed.evaluation.joining import answer
     from fdfed.simulation import Progress
     from fdfed.simulation import simulate as run_simulation
     from fdfed.terminal import configure_logging, scores_table
@@ -101,14 +110,21 @@ def simulate(
     from fdfed_server.tensorboard import tensorboard_observers
 
     torch.set_num_threads(threads)
-    chosen = resolve_device(device)
+    run = partial(
+        run_simulation,
+        plan,
+        data=data,
+        out=out,
+        device=resolve_device(device),
+        local_baseline=with_local_baseline,
+    )
     curves = tensorboard_observers(tensorboard)
     with ExitStack() as stack:
         for writer in curves:
             stack.enter_context(writer)
         if quiet:
             progress = Progress(observer=Several(curves))
-            run_simulation(plan, data=data, out=out, device=chosen, progress=progress)
+            run(progress=progress)
             return
         console = Console()
         configure_logging("text", console=console)
@@ -116,8 +132,10 @@ def simulate(
         progress = Progress(
             observer=Several((bars, *curves)), on_step=bars.step_done, on_load=bars.loaded
         )
-        results = run_simulation(plan, data=data, out=out, device=chosen, progress=progress)
+        results = run(progress=progress)
     console.print(scores_table(results))
+    for site, joining in results.joining.items():
+        console.print(answer(site, joining), highlight=False, markup=False)
     console.print(f"Report: {out / 'report.html'}", soft_wrap=True, markup=False)
 
 

@@ -117,6 +117,10 @@ class SiteData:
         `patients.csv`."""
         return tuple(self.all_cases[index].patient for index in self._batch(global_step))
 
+    def patients_of(self, part: Part) -> dict[str, str]:
+        """The patient of each image of a part, by the image's name."""
+        return {case.name: case.patient for case in self.cases(part)}
+
     def _batch(self, global_step: int) -> Iterator[int]:
         start = global_step * self.batch_size
         return self._stream(start, start + self.batch_size)

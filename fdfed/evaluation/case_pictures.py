@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -16,7 +16,8 @@ from PIL import Image
 
 from fdfed.evaluation.contours import outlines, svg_path
 from fdfed.evaluation.figure_style import Picture
-from fdfed.evaluation.metrics import THRESHOLD
+from fdfed.evaluation.heat_maps import HeatMap, HeatRow, common_scales, draw
+from fdfed.evaluation.metrics import THRESHOLD, ImageScore
 
 SHOWN: Final = 3
 """Worst and best cases shown, each, per site."""
@@ -34,6 +35,8 @@ class CaseView:
     probability: Float[np.ndarray, "height width"]
     dice: float
     """NaN if the image is excluded (its annotation is empty)."""
+    heat: Mapping[str, HeatMap] = field(default_factory=dict)
+    """Mean activation by tap (`fdfed.evaluation.heat_maps`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,16 @@ class Extremes:
     site: str
     worst: tuple[Picture, ...]
     best: tuple[Picture, ...]
+    heat: tuple[HeatRow, ...] = ()
+    """The very worst and the very best one, as the network sees them."""
+
+
+def shown(scores: Iterable[ImageScore]) -> set[str]:
+    """Names of the images of one site that `extremes` would show."""
+    known = [score for score in scores if not math.isnan(score.dice)]
+    ranked = sorted(known, key=lambda score: (score.dice, score.name))
+    worst, best = _ends(ranked)
+    return {score.name for score in (*worst, *best)}
 
 
 def extremes(cases: Iterable[CaseView]) -> list[Extremes]:
@@ -53,12 +66,34 @@ def extremes(cases: Iterable[CaseView]) -> list[Extremes]:
             by_site.setdefault(case.site, []).append(case)
     found = []
     for site, known in by_site.items():
-        ranked = sorted(known, key=lambda case: (case.dice, case.name))
-        shown = min(SHOWN, len(ranked) // 2) or 1
-        worst, rest = ranked[:shown], ranked[shown:]
-        best = rest[-shown:][::-1]
-        found.append(Extremes(site, tuple(map(_draw, worst)), tuple(map(_draw, best))))
+        worst, best = _ends(sorted(known, key=lambda case: (case.dice, case.name)))
+        heat = _heat_rows([*worst[:1], *best[:1]])
+        found.append(Extremes(site, tuple(map(_draw, worst)), tuple(map(_draw, best)), heat))
     return found
+
+
+_Ranked = TypeVar("_Ranked")
+
+
+def _ends(ranked: Sequence[_Ranked]) -> tuple[Sequence[_Ranked], Sequence[_Ranked]]:
+    """The first few, and the last few from the end; none is in both."""
+    count = min(SHOWN, len(ranked) // 2) or 1
+    return ranked[:count], ranked[count:][-count:][::-1]
+
+
+def _heat_rows(cases: Sequence[CaseView]) -> tuple[HeatRow, ...]:
+    scales = common_scales([case.heat for case in cases])
+    return tuple(
+        HeatRow(
+            f"{case.name} · Dice {case.dice:.3f}",
+            tuple(
+                draw(tap, heat, case.mask, scale=scales[tap], of=f"{case.name} of {case.site}")
+                for tap, heat in case.heat.items()
+            ),
+        )
+        for case in cases
+        if case.heat
+    )
 
 
 def _draw(case: CaseView) -> Picture:

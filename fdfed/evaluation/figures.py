@@ -80,6 +80,62 @@ def loss_by_site(results: RunResults, kind: str) -> Picture | None:
     return picture(kind.replace("_", "-"), draw, caption, alt)
 
 
+def epsilon_by_site(results: RunResults) -> Picture | None:
+    """ε that each site's ledger had spent after each round; None without differential privacy."""
+
+    def value(row: SiteRound) -> float | None:
+        return None if row.privacy is None else row.privacy.epsilon
+
+    if not any(is_known(value(row)) for r in results.rounds for row in r.sites.values()):
+        return None
+
+    def draw(axes: Axes) -> None:
+        _lines_by_site(axes, results.rounds, value)
+        _mark_phases(axes, results.rounds)
+        axes.set(ylabel="ε spent")
+        axes.set_ylim(bottom=0)
+
+    caption = "ε that each site's own ledger says it has spent, by round; δ is in the table."
+    alt = f"ε spent, by round. {_story(results.rounds, value)}"
+    return picture("epsilon", draw, caption, alt, height=2.3)
+
+
+def joining_by_site(results: RunResults) -> Picture | None:
+    """What joining gave each site, with its interval; None where nobody compared."""
+    found = {name: joining for name, joining in results.joining.items() if joining.gain is not None}
+    if not found:
+        return None
+
+    def draw(axes: Axes) -> None:
+        for row, (name, joining) in enumerate(found.items()):
+            gain = joining.gain or 0.0
+            low, high = joining.low, joining.high
+            spread = None if low is None or high is None else [[gain - low], [high - gain]]
+            colour, _, marker = series_look(list(results.sites).index(name))
+            axes.errorbar(gain, row, xerr=spread, fmt=marker, color=colour, markersize=7, capsize=3)
+        axes.axvline(0, color=INK, linewidth=0.9)
+        axes.set_yticks(range(len(found)), found)
+        axes.set(ylim=(len(found) - 0.4, -0.6), xlabel="gain in test Dice")
+        axes.grid(visible=False, axis="y")
+        axes.grid(visible=True, axis="x")
+
+    alt = "; ".join(
+        f"{name} {joining.gain:+.3f}"
+        + ("" if joining.low is None else f", from {joining.low:+.3f} to {joining.high:+.3f}")
+        for name, joining in found.items()
+    )
+    return picture(
+        "joining",
+        draw,
+        "Test Dice of the federation's model less that of the site's own; the line is the 95 % "
+        "interval. Right of zero: joining helped.",
+        f"Gain in test Dice by joining: {alt}.",
+        height=0.9 + 0.5 * len(found),
+        legend=False,
+        rounds=False,
+    )
+
+
 def alpha_by_tap(results: RunResults) -> Picture | None:
     """α of each tap over rounds, as a map: taps from top to bottom as data flows."""
     taps = tap_order(results)

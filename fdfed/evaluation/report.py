@@ -15,6 +15,8 @@ from fdfed.config import RunPlan, parse
 from fdfed.evaluation import figures
 from fdfed.evaluation.case_pictures import CaseView, extremes
 from fdfed.evaluation.figure_style import Picture
+from fdfed.evaluation.joining import WORDS, Joining, answer
+from fdfed.evaluation.pair_matrix import last_pairs, pair_panels
 from fdfed.evaluation.privacy_text import privacy_statement, setting, what_left, what_stayed
 from fdfed.evaluation.results import ImageRow, RunResults, is_known
 
@@ -30,6 +32,15 @@ class TapRow:
     alpha: float | None
     fd: float | None
     exch: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class JoiningRow:
+    """Whether joining helped one site."""
+
+    site: str
+    sentence: str
+    found: Joining
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +96,12 @@ def render_report(
         counts=_totals(results),
         charts=_charts(results, per_image),
         tap_panels=figures.tap_panels(results),
+        pair_panels=pair_panels(results),
+        pair_record=last_pairs(results),
+        joining=[
+            JoiningRow(name, answer(name, found), found) for name, found in results.joining.items()
+        ],
+        models=WORDS,
         taps=_tap_rows(results),
         incidents=list(_incidents(results)),
         per_image=sorted(per_image, key=_rank),
@@ -106,6 +123,8 @@ def _charts(results: RunResults, per_image: Sequence[ImageRow]) -> dict[str, Pic
         "loss_fd": figures.loss_by_site(results, "loss_fd"),
         "alpha": figures.alpha_by_tap(results),
         "seconds": figures.seconds_by_round(results),
+        "epsilon": figures.epsilon_by_site(results),
+        "joining": figures.joining_by_site(results),
     }
 
 

@@ -13,11 +13,14 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import platform
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeGuard
 
+from fdfed.evaluation.joining import Joining
 from fdfed.evaluation.metrics import Aggregate
+from fdfed.exchange import ExchangeStats
 from fdfed.privacy_plan import Unit
 
 _LIBRARIES: Final = ("fdfed", "torch", "monai", "flwr", "numpy", "cryptography")
@@ -194,6 +197,23 @@ class ExchangeResult:
     """Median wait from sending prototypes to having the cotangents, in milliseconds."""
     swap_ms_p99: float | None = None
 
+    @classmethod
+    def of(cls, stats: Sequence[ExchangeStats]) -> ExchangeResult:
+        """All sites and rounds together; the median of their median waits."""
+        waits = [entry for entry in stats if entry.answered]
+        return cls(
+            steps=sum(entry.steps for entry in stats),
+            answered=sum(entry.answered for entry in stats),
+            dropped=sum(entry.dropped for entry in stats),
+            peers_mean=_mean_answered(waits, "peers_mean"),
+            staleness_mean=_mean_answered(waits, "staleness_mean"),
+            staleness_max=max((entry.staleness_max for entry in waits), default=0),
+            bytes_up=sum(entry.bytes_up for entry in stats),
+            bytes_down=sum(entry.bytes_down for entry in stats),
+            swap_ms_p50=statistics.median(e.swap_ms_p50 for e in waits) if waits else None,
+            swap_ms_p99=max(e.swap_ms_p99 for e in waits) if waits else None,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrivacyResult:
@@ -260,6 +280,16 @@ class RunResults:
     """The round whose weights the model file holds."""
     final_model: str | None = None
     """The model file's name, beside `results.json`."""
+    joining: Mapping[str, Joining] = field(default_factory=dict)
+    """By site, whether joining helped it. Only from a simulation or at the site, and only if the
+    site trained a model of its own to compare with; a coordinator has none."""
+
+
+def _mean_answered(stats: Sequence[ExchangeStats], name: str) -> float:
+    """The mean over all answered steps of what each entry has the mean of."""
+    answered = sum(entry.answered for entry in stats)
+    total = sum(float(getattr(entry, name)) * entry.answered for entry in stats)
+    return total / answered if answered else 0.0
 
 
 def is_known(value: float | None) -> TypeGuard[float]:

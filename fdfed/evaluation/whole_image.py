@@ -32,9 +32,7 @@ def whole_image_logits(
     """
     shape = image.shape[-2:]
     window = _window(network, shape)
-    padded = functional.pad(
-        image, (0, max(0, window[1] - shape[1]), 0, max(0, window[0] - shape[0])), mode="replicate"
-    )
+    padded = _padded(image, window)
     if padded.shape[-2:] == window:
         logits: Tensor = network(padded)
     else:
@@ -43,6 +41,24 @@ def whole_image_logits(
         )
         logits = torch.as_tensor(found)
     return logits[..., : shape[0], : shape[1]]
+
+
+def padded_to_fit(
+    network: SegmentationNetwork, image: Float[Tensor, "batch channels height width"]
+) -> Float[Tensor, "batch channels padded_height padded_width"] | None:
+    """`image` as the network is given it, if it is given it whole; None where it takes windows."""
+    window = _window(network, image.shape[-2:])
+    padded = _padded(image, window)
+    return padded if padded.shape[-2:] == window else None
+
+
+def _padded(
+    image: Float[Tensor, "batch channels height width"], window: tuple[int, int]
+) -> Float[Tensor, "batch channels padded_height padded_width"]:
+    """At least as large as the window, by repeating the border below and to the right."""
+    height, width = image.shape[-2:]
+    more = (0, max(0, window[1] - width), 0, max(0, window[0] - height))
+    return functional.pad(image, more, mode="replicate")
 
 
 def _window(network: SegmentationNetwork, shape: torch.Size) -> tuple[int, int]:

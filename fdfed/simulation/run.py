@@ -15,7 +15,7 @@ from fdfed.config import RunPlan
 from fdfed.data import SiteData, open_planned, pool_sites, write_planned_phantoms
 from fdfed.errors import DataError, FdfedError, InvalidInput
 from fdfed.evaluation.case_pictures import CaseView
-from fdfed.evaluation.metrics import ImageScore, aggregate, image_scores
+from fdfed.evaluation.metrics import ImageScore, aggregate
 from fdfed.evaluation.report import write_report
 from fdfed.evaluation.results import RunResults, SiteResult
 from fdfed.evaluation.results_files import (
@@ -23,6 +23,7 @@ from fdfed.evaluation.results_files import (
     write_results,
     write_rounds_csv,
 )
+from fdfed.evaluation.scoring import scores_of
 from fdfed.exchange import Exchange
 from fdfed.privacy import Signer
 from fdfed.simulation.grid import Fault, InProcessGrid
@@ -31,6 +32,14 @@ from fdfed.training.model_file import save_model
 from fdfed.training.sharing import local_names, shared_names
 from fdfed.training.site_state import SiteStore
 from fdfed_client.app import build_client_app
+from fdfed_client.joining import (
+    IMAGES,
+    JoiningAnswer,
+    answer_for,
+    check_comparable,
+    training_alone,
+    write_images,
+)
 from fdfed_client.local_model import PrivacyAtSite
 from fdfed_client.local_results import case_views, image_rows
 from fdfed_client.masking import Masking
@@ -70,6 +79,7 @@ def simulate(
     device: torch.device | None = None,
     progress: Progress | None = None,
     faults: Mapping[str, Fault] | None = None,
+    local_baseline: bool = False,
 ) -> RunResults:
     """Runs the plan's sites in one process and writes results, model, tables and report to `out`.
 
@@ -79,17 +89,30 @@ def simulate(
     Args:
         data: folder with one folder per site; None makes phantoms of the named sites.
         faults: by site, for tests: which messages meet a dead node.
+        local_baseline: whether each site then trains a model of its own for as many steps, and is
+            told whether joining helped it (`fdfed.evaluation.joining`).
 
     Raises:
         DataError: with all findings of a site, before any training.
-        InvalidInput: if `out` belongs to another run.
+        InvalidInput: if `out` belongs to another run, or nobody joins in it and a local baseline
+            was asked for.
         PrivacyBudgetExceeded: if a site's privacy budget ended the training; the results of the
             rounds before are written.
     """
     _check_plan(plan)
+    if local_baseline:
+        check_comparable(plan)
     opened = open_sites(plan, data or _phantoms(plan, out), progress=progress)
     plan = plan.model_copy(update={"phantoms": _are_phantoms(opened)})
-    return simulate_sites(plan, opened, out=out, device=device, progress=progress, faults=faults)
+    return simulate_sites(
+        plan,
+        opened,
+        out=out,
+        device=device,
+        progress=progress,
+        faults=faults,
+        local_baseline=local_baseline,
+    )
 
 
 def simulate_sites(
@@ -100,13 +123,16 @@ def simulate_sites(
     device: torch.device | None = None,
     progress: Progress | None = None,
     faults: Mapping[str, Fault] | None = None,
+    local_baseline: bool = False,
 ) -> RunResults:
     """`simulate` for images that are already open: `sites` holds those of each site of the plan."""
     _check_plan(plan)
     runner = _Runner(plan, out, sites, device or torch.device("cpu"), progress or Progress())
     outcome = runner.run(faults or {})
     results = runner.results(outcome)
-    runner.write(outcome, results)
+    answers = runner.compare(outcome) if local_baseline else {}
+    results = replace(results, joining={name: found.joining for name, found in answers.items()})
+    runner.write(outcome, results, answers)
     if outcome.stopped is not None:
         raise outcome.stopped
     return results
@@ -290,7 +316,34 @@ class _Runner:
             )
         return results
 
-    def write(self, outcome: RunOutcome, results: RunResults) -> None:
+    def compare(self, outcome: RunOutcome) -> dict[str, JoiningAnswer]:
+        """Whether joining helped each site that scored the final model."""
+        return {name: self._answer(name, outcome) for name in outcome.test}
+
+    def _answer(self, name: str, outcome: RunOutcome) -> JoiningAnswer:
+        site, steps = self._sites[name], self._plan.steps_per_round
+        plan, run_id = site.model.local_plan, outcome.state.run_id
+        told = self._progress.on_step
+        alone = training_alone(
+            name,
+            plan,
+            self._data[name],
+            folder=self._out / "state" / "alone" / name,
+            run_id=run_id,
+            device=self._device,
+        )
+        return answer_for(
+            name,
+            plan,
+            self._data[name],
+            site.network,
+            alone,
+            on_step=lambda number, done: told(name, number, done, steps) if told else None,
+        )
+
+    def write(
+        self, outcome: RunOutcome, results: RunResults, answers: Mapping[str, JoiningAnswer]
+    ) -> None:
         """The coordinator's files, and what only a simulation may add: images and their scores."""
         out = self._out
         write_common_model(out, outcome.state, results)
@@ -299,6 +352,10 @@ class _Runner:
         write_results(out / "results.json", results, per_image=rows)
         write_images_csv(out / "images.csv", rows)
         cases = [view for name in self._data for view in self._views(name)]
+        for name, found in answers.items():
+            save_model(out / "kept" / f"{name}.safetensors", found.kept.state_dict(), found.header)
+        if answers:
+            write_images(out / IMAGES, {name: found.images for name, found in answers.items()})
         write_report(out / "report.html", results, cases=cases, per_image=rows)
         if self._sites_have_models:
             # A site that missed the test holds other weights than its best ones.
@@ -318,15 +375,14 @@ class _Runner:
         """The test scores of one site's images under the model that this site would use."""
         if name in self._sites:
             return self._sites[name].image_scores
-        site = self._sites[POOLED]
-        scores: list[ImageScore] = []
-        for _, mask, logits, names in site.predict("test", images=self._data[name]):
-            scores += image_scores(logits, mask, names)
-        return tuple(scores)
+        pooled = self._sites[POOLED].model
+        batches = self._data[name].evaluation_batches("test")
+        return scores_of(pooled.network, batches, precision=pooled.local_plan.precision)
 
     def _views(self, name: str) -> list[CaseView]:
         scores = self._scores(name)
         if not scores:
             return []
         site = self._sites.get(name) or self._sites[POOLED]
-        return case_views(name, site.predict("test", images=self._data[name]), scores)
+        found = site.predict("test", images=self._data[name])
+        return case_views(name, found, scores, site.network)

@@ -6,8 +6,7 @@ site, and in a simulation, which adds them itself.
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from fdfed.evaluation.results import (
     library_versions,
 )
 from fdfed.evaluation.results_files import write_results, write_rounds_csv
-from fdfed.exchange import ExchangeStats
 from fdfed.training.initialise import initial_network
 from fdfed.training.model_file import ModelHeader, SiteDice, save_model
 from fdfed.training.sharing import local_names, put_tensors_
@@ -54,7 +52,7 @@ def results_of(
         sites=site_results(outcome.sites, outcome.test),
         rounds=state.history,
         alpha=dict(zip(taps, state.model.alpha.tolist(), strict=True)),
-        exchange=exchange_result(state.exchanges),
+        exchange=ExchangeResult.of(state.exchanges),
         bytes=Traffic(
             up=sum(record.bytes.up for record in state.history),
             down=sum(record.bytes.down for record in state.history),
@@ -112,31 +110,6 @@ def site_results(
             n_test=prepared.num_test,
         )
     return results
-
-
-def exchange_result(stats: Sequence[ExchangeStats]) -> ExchangeResult:
-    """All sites and rounds together; the median of their median waits."""
-    answered = sum(entry.answered for entry in stats)
-    waits = [entry for entry in stats if entry.answered]
-    return ExchangeResult(
-        steps=sum(entry.steps for entry in stats),
-        answered=answered,
-        dropped=sum(entry.dropped for entry in stats),
-        peers_mean=_mean_answered(waits, "peers_mean"),
-        staleness_mean=_mean_answered(waits, "staleness_mean"),
-        staleness_max=max((entry.staleness_max for entry in waits), default=0),
-        bytes_up=sum(entry.bytes_up for entry in stats),
-        bytes_down=sum(entry.bytes_down for entry in stats),
-        swap_ms_p50=statistics.median(e.swap_ms_p50 for e in waits) if waits else None,
-        swap_ms_p99=max(e.swap_ms_p99 for e in waits) if waits else None,
-    )
-
-
-def _mean_answered(stats: Sequence[ExchangeStats], name: str) -> float:
-    """The mean over all answered steps of what each entry has the mean of."""
-    answered = sum(entry.answered for entry in stats)
-    total = sum(float(getattr(entry, name)) * entry.answered for entry in stats)
-    return total / answered if answered else 0.0
 
 
 def write_run(folder: Path, outcome: RunOutcome, results: RunResults) -> None:

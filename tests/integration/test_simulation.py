@@ -576,3 +576,32 @@ def test_weights_of_every_dtype_keep_it_through_a_whole_run(
         assert value.dtype == np.int64
         assert value > 0
     assert results.model_round is not None
+
+
+def test_each_site_is_told_whether_joining_helped_and_the_run_itself_is_the_same(
+    data: Path, finished: Callable[[str], Path], tmp_path: Path
+) -> None:
+    results = run(plan_of(strategy="fedbn"), data=data, out=tmp_path, local_baseline=True)
+    assert set(results.joining) == set(SITES)
+    own = set(load_results(tmp_path / "results.json").joining["alpha"].scores)
+    assert own == {"shared", "fine_tuned", "alone"}
+    for site in SITES:
+        header = read_header(tmp_path / "kept" / f"{site}.safetensors")
+        assert header.site == site
+        score = results.joining[site].scores["shared"].test
+        assert score == pytest.approx(results.sites[site].dice), "the model that the site has"
+    assert (tmp_path / "joining.csv").read_text().startswith("site,name,patient,shared")
+    for name in ("model.safetensors", "models/alpha.safetensors"):
+        assert weights_of(tmp_path / name) == weights_of(finished("fedbn") / name)
+
+
+def test_a_local_baseline_of_a_run_that_nobody_joins_is_refused_before_anything_is_read(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(InvalidInput, match="--with-local-baseline"):
+        simulate(
+            plan_of(strategy="pooled"),
+            data=tmp_path / "nowhere",
+            out=tmp_path,
+            local_baseline=True,
+        )

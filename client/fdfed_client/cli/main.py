@@ -59,6 +59,14 @@ def agent(
     device: Annotated[
         Literal["auto", "cuda", "cpu"] | None, typer.Option(help="Where to train.")
     ] = None,
+    with_local_baseline: Annotated[
+        bool,
+        typer.Option(
+            "--with-local-baseline",
+            help="Also train a model on this hospital's images alone, in idle time; the local "
+            "report then says whether joining helped. Nobody else is told.",
+        ),
+    ] = False,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -107,6 +115,8 @@ def agent(
     if watch_bind is not None:
         watched = {"metrics_bind": watch_bind, "console_bind": watch_bind}
         loaded = loaded.model_copy(update=watched)
+    if with_local_baseline:
+        loaded = loaded.model_copy(update={"local_baseline": True})
     if threads is not None:
         torch.set_num_threads(threads)
     lock = only_process(

@@ -37,6 +37,7 @@ class AgentBoard:
         self._rounds: deque[dict[str, Any]] = deque(maxlen=_ROUNDS)
         self._step: tuple[int, int, int] | None = None
         self._plan: RunPlan | None = None
+        self._joining: str | None = None
         for text in history:
             self._take(json.loads(text))
 
@@ -72,6 +73,12 @@ class AgentBoard:
                 entry[result.part] = result.dice.mean
             self._version += 1
 
+    def joined(self, sentence: str) -> None:
+        """The site knows whether joining helped it."""
+        with self._lock:
+            self._joining = sentence
+            self._version += 1
+
     def snapshot(self) -> dict[str, Any]:
         """Everything that the page shows."""
         with self._lock:
@@ -87,6 +94,7 @@ class AgentBoard:
                 "held_back": dict(self._held_back),
                 "recent": list(reversed(self._recent)),
                 "rounds": [dict(entry) for entry in self._rounds],
+                "joining": self._joining,
                 "never": NEVER,
                 "plan": self._plan.model_dump(mode="json") if self._plan else None,
                 "plan_digest": self._plan.digest if self._plan else None,

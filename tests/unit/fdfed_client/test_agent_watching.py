@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from fdfed.audit import AuditLog, exported
 from fdfed.config import RunPlan
 from fdfed.console import Access
+from fdfed.evaluation.joining import MODELS, Joining, OwnScore, answer
 from fdfed.evaluation.metrics import Aggregate
 from fdfed.exchange import ExchangeStats
 from fdfed.metrics import table
@@ -25,6 +26,21 @@ from fdfed_client.egress.policy import MESSAGE_KINDS
 from fdfed_client.metrics import AgentMetrics
 
 SCORES = Aggregate(n=10, n_empty=0, mean=0.81, sd=0.1, q25=0.7, median=0.8, q75=0.9)
+
+
+JOINING = Joining(
+    scores={model: OwnScore(validation=0.5, test=0.5) for model in MODELS},
+    kept="shared",
+    joined="shared",
+    gain=0.05,
+    low=0.01,
+    high=0.09,
+    images=12,
+    patients=4,
+    patients_known=True,
+    steps=40,
+    fine_tuning_steps=4,
+)
 
 
 class Network:
@@ -114,6 +130,18 @@ def test_what_the_site_measured_is_what_prometheus_reads(registry: CollectorRegi
     assert value(registry, "swap_seconds_bucket", le="0.002") == 0
 
 
+def test_whether_joining_helped_is_on_this_site_s_own_port_and_page(
+    registry: CollectorRegistry,
+) -> None:
+    metrics, board = AgentMetrics(registry, site="tnbc"), AgentBoard("tnbc")
+    metrics.joined(JOINING)
+    assert value(registry, "joining_gain_dice", value="mean") == 0.05
+    assert value(registry, "joining_gain_dice", value="low") == 0.01
+    assert board.snapshot()["joining"] is None
+    board.joined(answer("tnbc", JOINING))
+    assert board.snapshot()["joining"].startswith("Joining helped tnbc")
+
+
 def test_the_page_lists_every_metric_with_its_labels(
     registry: CollectorRegistry, tmp_path: Path
 ) -> None:
@@ -121,6 +149,7 @@ def test_the_page_lists_every_metric_with_its_labels(
     write_log(tmp_path, metrics.noted)
     metrics.answered(FakeSite(), trained())  # type: ignore[arg-type]
     metrics.answered(FakeSite(), scored("validation"))  # type: ignore[arg-type]
+    metrics.joined(JOINING)
     page = (Path(__file__).parents[3] / "docs" / "METRICS.md").read_text(encoding="utf-8")
     assert table(registry) in page
 

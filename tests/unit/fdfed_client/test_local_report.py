@@ -14,11 +14,14 @@ from torch import Tensor
 
 from fdfed.config import RunPlan
 from fdfed.data import SplitCounts
+from fdfed.evaluation.joining import MODELS, compare
 from fdfed.evaluation.results_files import load_per_image, load_results
 from fdfed.training.initialise import initial_network
+from fdfed.training.model_file import ModelHeader
 from fdfed.training.sharing import shared_names, take_tensors
 from fdfed.training.site_state import SiteStore
 from fdfed.wire import EvaluateInstruction, TrainInstruction
+from fdfed_client.joining import JoiningAnswer
 from fdfed_client.local_report import LocalReport
 from fdfed_client.site import Site
 
@@ -133,3 +136,48 @@ def test_a_repeated_round_replaces_its_first_attempt(tmp_path: Path) -> None:
     site.evaluate(evaluation(1, "test", run_id))
     results = load_results(tmp_path / "local" / run_id / "results.json")
     assert [(record.round, record.attempt) for record in results.rounds] == [(1, 2)]
+
+
+def test_the_report_counts_the_bytes_that_this_site_sent_and_got(tmp_path: Path) -> None:
+    run_id = "ab" * 8
+    site = site_of(tmp_path)
+    site.train(train(1, run_id))
+    site.evaluate(evaluation(1, "validation", run_id))
+    site.evaluate(evaluation(1, "test", run_id))
+    results = load_results(tmp_path / "local" / run_id / "results.json")
+    weights = sum(value.nbytes for value in WEIGHTS.values())
+    assert (results.bytes.up, results.bytes.down) == (weights, 2 * weights)
+
+
+def test_the_report_is_written_anew_with_the_answer_whether_joining_helped(
+    tmp_path: Path,
+) -> None:
+    run_id = "ab" * 8
+    report = LocalReport(tmp_path / "local")
+    site = Site("a", lambda _: Images(), SiteStore(tmp_path / "rounds"), on_result=report.add)
+    site.train(train(1, run_id))
+    site.evaluate(evaluation(1, "test", run_id))
+    folder = tmp_path / "local" / run_id
+    assert "Did joining help?" not in (folder / "report.html").read_text()
+    scores = dict.fromkeys(MODELS, site.image_scores)
+    joining, rows = compare(
+        scores,
+        scores,
+        patients={score.name: score.name for score in site.image_scores},
+        patients_known=False,
+        steps=3,
+        fine_tuning_steps=1,
+    )
+    header = ModelHeader(
+        network="unet", width=4, norm="batch", in_channels=1, size=32, taps=NETWORK.tap_names
+    )
+    found = JoiningAnswer(joining, rows, NETWORK, header)
+    report.joined("a", "cd" * 8, found)
+    assert not (folder / "kept.safetensors").exists(), "the answer to another run"
+    report.joined("a", run_id, found)
+    html = (folder / "report.html").read_text()
+    assert "Did joining help?" in html
+    assert "Whether joining helped a is open" in html
+    assert load_results(folder / "results.json").joining["a"] == joining
+    assert (folder / "kept.safetensors").exists()
+    assert (folder / "joining.csv").exists()

@@ -21,6 +21,8 @@ function show(now) {
   by("rules").hidden = held.length === 0;
   fillTable(by("held-back"), held.map(([rule, n]) => [rule, count(n)]));
   by("dice").textContent = score(now.rounds.findLast((r) => r.validation !== undefined)?.validation);
+  by("joining").hidden = now.joining === null;
+  by("joining").textContent = now.joining ?? "";
   by("last").textContent = when(recent.find((line) => line.direction === "out")?.time);
   const rows = (entries) => entries.map((e) => [e.words, count(e.times), bytes(e.bytes), when(e.last)]);
   fillTable(by("out"), rows(out));

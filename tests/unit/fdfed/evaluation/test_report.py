@@ -15,6 +15,7 @@ import pytest
 from fdfed.config import RunPlan
 from fdfed.errors import InvalidInput
 from fdfed.evaluation.case_pictures import CaseView, extremes
+from fdfed.evaluation.joining import MODELS, Joining, OwnScore
 from fdfed.evaluation.report import render_report, write_report
 from fdfed.evaluation.results import (
     ExchangeResult,
@@ -148,6 +149,76 @@ def test_the_table_of_sites_shows_mean_spread_and_count() -> None:
     assert html.count("<b>0.812</b> ± 0.062") == len(SITES)
     assert "0.688" in html
     assert '<th scope="col" class="n">Dice</th>' in html
+
+
+JOINING = Joining(
+    scores={model: OwnScore(validation=0.5, test=0.625) for model in MODELS},
+    kept="alone",
+    joined="fine_tuned",
+    gain=-0.05,
+    low=-0.09,
+    high=-0.01,
+    images=12,
+    patients=4,
+    patients_known=True,
+    steps=1234,
+    fine_tuning_steps=4,
+)
+
+
+def test_each_hospital_is_told_whether_joining_helped_it() -> None:
+    page = render_report(replace(RESULTS, joining={"tnbc": JOINING}))
+    text = re.sub(r"\s+", " ", page).replace("&#39;", "'")
+    assert "Joining did not help tnbc: on 12 test images of 4 patients" in text
+    assert "95 % interval −0.090 to −0.010 over patients" in text
+    assert "<b>the model trained here alone</b> (kept)" in text
+    assert "made 1234 steps" in text
+    assert "Gain in test Dice by joining: tnbc -0.050, from -0.090 to -0.010" in text
+    assert Page(page).open == []
+    assert "Did joining help?" not in render_report(RESULTS)
+
+
+def test_the_sites_are_compared_pair_by_pair_at_each_tap_of_the_newest_round_that_did() -> None:
+    def record(number: int, value: float) -> RoundRecord:
+        terms = {"udiat tnbc": {"Bot": value}, "udiat udiat": {"Bot": 0.5}}
+        return replace(RESULTS.rounds[number], pairs=terms)
+
+    rounds = (record(0, 9.0), record(1, -1.25), *RESULTS.rounds[2:])
+    html = render_report(replace(RESULTS, rounds=rounds))
+    assert "How alike the sites are" in html
+    assert "Bot: udiat and tnbc -1.25; udiat within itself 0.50 nats." in html
+    assert "9.00" not in html
+    assert "How alike the sites are" not in render_report(RESULTS)
+
+
+def test_the_network_s_activity_is_drawn_for_the_worst_and_the_best_case_on_one_scale() -> None:
+    def seen(name: str, dice: float, level: float) -> CaseView:
+        heat = np.full((2, 2), level)
+        heat[0, 0] = 0.0
+        return replace(view(name, dice), heat={"Bot": heat, "Dec1": heat})
+
+    (found,) = extremes([seen("a", 0.2, 1.0), seen("b", 0.9, 4.0), seen("c", 0.5, 9.0)])
+    assert [row.title for row in found.heat] == ["a · Dice 0.200", "b · Dice 0.900"]
+    captions = [picture.caption for row in found.heat for picture in row.pictures]
+    assert captions == [f"{tap}: 0.00 (dark) to 4.00 (bright)" for tap in ("Bot", "Dec1")] * 2
+    assert "within the annotation and" in found.heat[0].pictures[0].alt
+    html = render_report(RESULTS, cases=[seen("a", 0.2, 1.0), seen("b", 0.9, 4.0)])
+    assert "Where the network is active" in html
+    assert Page(html).open == []
+
+
+def test_a_site_s_epsilon_is_in_a_table_and_a_curve() -> None:
+    spent = SitePrivacy(epsilon=3.25, delta=0.0194, unit="patient", units=36)
+    private = PrivacyResult(
+        differential_privacy=True, epsilon=3.25, delta=0.0194, sites={"udiat": spent}
+    )
+    rounds = tuple(
+        replace(record, sites={"udiat": SiteRound(privacy=replace(spent, epsilon=record.round))})
+        for record in RESULTS.rounds
+    )
+    html = render_report(replace(RESULTS, privacy=private, rounds=rounds))
+    assert '<td class="n">3.25</td><td class="n">0.019</td><td>patient</td>' in html
+    assert "udiat: 1.000 in round 1, 7.000 in round 7" in html
 
 
 def test_a_run_on_phantoms_says_so_before_anything_else() -> None:
