@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fdfed import __version__
+from fdfed.cli.advise import advise
 from fdfed.cli.audit import app as audit
 from fdfed.cli.data import app as data
 from fdfed.cli.export import export
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command()(simulate)
 app.command()(predict)
 app.command()(export)
+app.command()(advise)
 app.command()(study)
 app.add_typer(audit, name="audit")
 app.add_typer(data, name="data")

@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-Name = Literal["defaults", "staleness", "privacy", "baselines"]
+Name = Literal["defaults", "staleness", "privacy", "baselines", "advisor"]
 StageName = Literal["tuning", "rehearsal", "confirmatory"]
 
 _SECONDS_PER_HOUR = 3600.0
@@ -60,6 +60,7 @@ def study(
     # Slow to import; --help must not wait for them.
     from rich.console import Console
 
+    from fdfed.cli.study_advisor import study_advisor
     from fdfed.cli.study_privacy import attack
     from fdfed.cli.study_progress import StudyBars
     from fdfed.studies import load_results, run_agenda
@@ -69,6 +70,17 @@ def study(
     console = Console()
     if name == "privacy":
         attack(
+            console,
+            data=None if report_only else data,
+            out=out,
+            stop_after_seconds=budget_hours * _SECONDS_PER_HOUR,
+            workers=workers,
+            check=lambda sites: _check_patients(console, sites, data, held_out),
+            page=page,
+        )
+        return
+    if name == "advisor":
+        study_advisor(
             console,
             data=None if report_only else data,
             out=out,

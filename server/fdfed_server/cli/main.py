@@ -8,6 +8,7 @@ import typer
 
 from fdfed.terminal import run_command
 from fdfed_server.cli import roster
+from fdfed_server.cli.advise import advise
 from fdfed_server.cli.provision import provision
 from fdfed_server.cli.release import release
 from fdfed_server.cli.start import start
@@ -25,6 +26,7 @@ app.command()(start)
 app.command()(status)
 app.command()(withdraw)
 app.command()(release)
+app.command()(advise)
 app.add_typer(roster.app, name="roster")
 
 
