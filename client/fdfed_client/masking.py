@@ -22,8 +22,16 @@ from fdfed import atomic_file
 from fdfed.config import RunPlan
 from fdfed.errors import CryptoError, RefusedByPolicy
 from fdfed.exchange.group_secret import Member
-from fdfed.privacy import KeyContext, MaskingKey, PairwiseMasks, Signer
-from fdfed.wire import Ready, ReadyRequest, TrainInstruction
+from fdfed.privacy import (
+    ContributionLayout,
+    KeyContext,
+    MaskingKey,
+    Measures,
+    PairwiseMasks,
+    Signer,
+)
+from fdfed.training.local_round import tap_losses
+from fdfed.wire import MaskedResult, Ready, ReadyRequest, TrainInstruction, TrainResult
 
 log = logging.getLogger(__name__)
 
@@ -200,3 +208,25 @@ def _inputs(message: TrainInstruction) -> bytes:
 
 def _bytes(array: NDArray[Any]) -> memoryview:
     return np.require(array, requirements="C").reshape(-1).view(np.uint8).data
+
+
+def masked_result(result: TrainResult, masks: PairwiseMasks, *, plan: RunPlan) -> MaskedResult:
+    """`result` as one site's part of a sum, under its masks."""
+    measures = Measures(
+        loss_seg=result.loss_seg,
+        alpha=result.alpha,
+        fd=result.fd,
+        exch=result.exch,
+        total=tap_losses(plan, result.fd, result.exch),
+    )
+    layout = ContributionLayout.of(result.weights, taps=len(result.alpha))
+    values = layout.contribution(result.weights, measures, num_examples=result.num_examples)
+    masks.add_(values)
+    return MaskedResult(
+        run_id=result.run_id,
+        server_round=result.server_round,
+        attempt=result.attempt,
+        seconds=result.seconds,
+        exchange=result.exchange,
+        values=values,
+    )

@@ -6,13 +6,11 @@ any of its answers; per-image scores stay in `Site.image_scores` and in the site
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fdfed import __version__
@@ -24,12 +22,9 @@ from fdfed.evaluation.scoring import predictions, scored
 from fdfed.exchange import BlindedExchange, BlindingSecret, Exchange, ExchangeStats
 from fdfed.layer_weights import propose
 from fdfed.networks import SegmentationNetwork
-from fdfed.privacy import ContributionLayout, Measures, PairwiseMasks
 from fdfed.roster import SignedRoster
-from fdfed.training.fastest import USUAL, fastest_setting, lay_out_
-from fdfed.training.initialise import initial_auxiliary, initial_network
 from fdfed.training.local_round import LocalRound, RoundOutcome, tap_losses, train_round_
-from fdfed.training.sharing import put_tensors_, shared_names, take_tensors
+from fdfed.training.sharing import take_tensors
 from fdfed.training.site_state import SiteRecord, SiteStore
 from fdfed.training.step import layout_of
 from fdfed.wire import (
@@ -55,14 +50,13 @@ from fdfed_client.local_model import (
     OpenImages,
     PrivacyAtSite,
     SecretOf,
-    copies,
 )
-from fdfed_client.masking import Masking
+from fdfed_client.masking import Masking, masked_result
+from fdfed_client.plan_opening import PlanOpening
+from fdfed_client.round_records import RoundRecords, load_
 
 if TYPE_CHECKING:
     from fdfed_client.private_training import PrivateTraining
-
-log = logging.getLogger(__name__)
 
 
 class Site:
@@ -118,14 +112,19 @@ class Site:
         """α by tap of the round trained last."""
         self.budget_spent: PrivacyBudgetExceeded | None = None
         """Why a round was refused, if one was because the privacy budget is spent."""
-        self._open_images = open_images
-        self._store = store
-        self._open_exchange = open_exchange
+        self._opening = PlanOpening(
+            name,
+            open_images,
+            min_patients=min_patients,
+            device=self.device,
+            open_exchange=open_exchange,
+            privacy=privacy,
+        )
+        self._records = RoundRecords(store)
         self._secret_of = secret_of
         self._make_secret = make_secret
         self._take_roster = take_roster
         self._masking = masking
-        self._privacy = privacy
         self._on_step = on_step
         self._on_batch = on_batch
         self._on_result = on_result
@@ -199,8 +198,8 @@ class Site:
         # Before the training: what does not verify costs no time.
         is_masked = message.plan.aggregation == "masked"
         masks = self._keys().masks_of(message) if is_masked else None
-        before = self._record_before(message)
-        self._load_(model, message.weights, before)
+        before = self._records.before(message)
+        load_(model, message.weights, before)
         if len(message.alpha) != len(model.network.tap_names):
             raise WireError(f"α has {len(message.alpha)} entries, not one for each tap")
         if model.private is None:
@@ -209,7 +208,7 @@ class Site:
             result = self._train_privately(model, model.private, message, before)
         if self._on_result is not None:
             self._on_result(self, result)
-        return result if masks is None else _masked(result, masks, plan=message.plan)
+        return result if masks is None else masked_result(result, masks, plan=message.plan)
 
     def _train_openly(
         self, model: LocalModel, message: TrainInstruction, before: SiteRecord | None
@@ -219,7 +218,7 @@ class Site:
         finally:
             if model.exchange is not None:
                 self.exchanged = model.exchange.take_stats()
-        self._keep(model, message, outcome.optimizer_state)
+        self._records.keep(model, message, outcome.optimizer_state)
         taps = len(model.network.tap_names)
         fd, exch = outcome.means.fd_by_tap(taps), outcome.means.exch_by_tap(taps)
         alpha = message.alpha
@@ -259,16 +258,14 @@ class Site:
         except PrivacyBudgetExceeded as err:
             self.budget_spent = err
             raise
-        self._keep(model, message, answer.optimizer_state)
+        self._records.keep(model, message, answer.optimizer_state)
         return replace(answer.result, weights=take_tensors(model.network, model.shared))
 
     def evaluate(self, message: EvaluateInstruction) -> EvaluateResult:
         """Scores the weights on one part: aggregates over the site's minimum count of images, or
         the plan's if that is larger, or none."""
         model = self._ready(message.plan)
-        # A site that was absent in that round has its tensors from the last one before it.
-        record = self._store.load_before(message.run_id, message.server_round + 1)
-        self._load_(model, message.weights, record)
+        load_(model, message.weights, self._records.of_round(message))
         scores = self.score(message.part)
         if message.part == "test":
             self.image_scores = scores
@@ -335,78 +332,15 @@ class Site:
             self._keys()
         if self._masking is not None:
             self._masking.check(plan)
-        images = self._open_images(plan)
-        if images.phantoms != plan.phantoms:
-            kinds = {True: "phantoms", False: "real images"}
-            raise RefusedByPolicy(
-                f"the run plan is for {kinds[plan.phantoms]}, but {self.name} holds "
-                f"{kinds[images.phantoms]}; phantoms never take part in a real run"
-            )
+        images = self._opening.images_of(plan)
         self.close()
-        network = initial_network(plan).to(self.device)
-        local_plan = self._choose_(plan, network, images)
-        shared = shared_names(network, plan.strategy)
-        local = tuple(name for name in network.state_dict() if name not in set(shared))
-        auxiliary = initial_auxiliary(plan, network)
-        self._model = LocalModel(
-            plan=plan,
-            local_plan=local_plan,
-            images=images,
-            exchange=self._exchange_of(plan),
-            network=network,
-            shared=shared,
-            local=local,
-            initial_local=take_tensors(network, local),
-            auxiliary=auxiliary,
-            initial_heads=copies(auxiliary),
-            private=self._private_training(plan, network, images),
-        )
+        self._model = self._opening.model_of(plan, images)
         return self._model
-
-    def _private_training(
-        self, plan: RunPlan, network: SegmentationNetwork, images: Images
-    ) -> PrivateTraining | None:
-        own = self._privacy
-        if plan.privacy is None:
-            return None
-        if own is None:
-            raise RefusedByPolicy(f"{self.name} keeps no privacy ledger")
-        # Opacus takes seconds to import, and most runs do not need it.
-        from fdfed_client.private_training import PrivateTraining  # noqa: PLC0415
-
-        least = max(self.min_patients, plan.exchange.min_patients, plan.exchange.min_images)
-        return PrivateTraining(self.name, plan, network, images, own=own, min_units=least)
-
-    def _choose_(self, plan: RunPlan, network: SegmentationNetwork, images: Images) -> RunPlan:
-        """The plan with the precision that is used here; gives the network its memory layout."""
-        # Most convolutions run 1.1 to 1.9 times as fast on channels-last memory.
-        setting = USUAL
-        if plan.precision == "auto":
-            image, mask = (t.to(self.device) for t in images.training_batch(0))
-            choice = fastest_setting(plan, network, image, mask)
-            log.info("%s trains in %s", self.name, choice, extra={"site": self.name})
-            setting = choice.setting
-            plan = plan.model_copy(update={"precision": setting.precision})
-        lay_out_(network, channels_last=setting.channels_last)
-        return self._with_own_floor(plan)
-
-    def _with_own_floor(self, plan: RunPlan) -> RunPlan:
-        """The plan, with the site's own minimum of patients where it is the higher one."""
-        patients = max(self.min_patients, plan.exchange.min_patients)
-        exchange = plan.exchange.model_copy(update={"min_patients": patients})
-        return plan.model_copy(update={"exchange": exchange})
 
     def _keys(self) -> Masking:
         if self._masking is None:
             raise RefusedByPolicy(f"{self.name} has no keys to mask its updates with")
         return self._masking
-
-    def _exchange_of(self, plan: RunPlan) -> Exchange | None:
-        if not plan.swaps_batches:
-            return None
-        if self._open_exchange is None:
-            raise RefusedByPolicy(f"the plan exchanges prototypes; {self.name} has no exchange")
-        return self._open_exchange(plan)
 
     def _blinded(self, model: LocalModel, message: TrainInstruction) -> Exchange | None:
         if model.exchange is None:
@@ -424,33 +358,6 @@ class Site:
         """Ends the exchange stream, if one is open."""
         if self._model is not None and self._model.exchange is not None:
             self._model.exchange.close()
-
-    def _record_before(self, message: TrainInstruction) -> SiteRecord | None:
-        """The record to start from; at the switch to phase 2, local tensors of the best round."""
-        record = self._store.load_before(message.run_id, message.server_round)
-        if record is None or record.phase == message.phase:
-            return record
-        # A site that was absent in the best round has its tensors from the last one before it.
-        best = self._store.load_before(message.run_id, message.best_round + 1)
-        if best is None:
-            return None
-        # The optimiser starts afresh in phase 2: its moments belong to another objective.
-        tensors = {f"local.{name}": tensor for name, tensor in best.part("local").items()}
-        return SiteRecord(server_round=best.server_round, phase=message.phase, tensors=tensors)
-
-    def _load_(
-        self, model: LocalModel, weights: Mapping[str, NDArray[Any]], record: SiteRecord | None
-    ) -> None:
-        if set(weights) != set(model.shared):
-            odd = sorted(set(weights).symmetric_difference(model.shared))
-            raise WireError(f"the weights lack or add tensors: {', '.join(odd[:5])}")
-        put_tensors_(model.network, weights)
-        local = record.part("local") if record is not None else {}
-        kept = {name: tensor.numpy() for name, tensor in local.items()}
-        put_tensors_(model.network, kept or model.initial_local)
-        if model.auxiliary is not None:
-            heads = record.part("auxiliary") if record is not None else {}
-            model.auxiliary.load_state_dict(heads or model.initial_heads)
 
     def _train_(
         self, model: LocalModel, message: TrainInstruction, before: SiteRecord | None
@@ -481,17 +388,6 @@ class Site:
             return None
         return lambda done: told(message.server_round, done, message.plan.steps_per_round)
 
-    def _keep(
-        self, model: LocalModel, message: TrainInstruction, optimizer_state: Mapping[str, Tensor]
-    ) -> None:
-        state = model.network.state_dict()
-        tensors = {f"optimizer.{n}": t for n, t in optimizer_state.items()}
-        tensors |= {f"local.{name}": state[name].cpu().clone() for name in model.local}
-        tensors |= {f"auxiliary.{name}": t for name, t in copies(model.auxiliary).items()}
-        record = SiteRecord(server_round=message.server_round, phase=message.phase, tensors=tensors)
-        self._store.save(message.run_id, record)
-        self._store.prune(message.run_id, keep=message.best_round)
-
 
 def _inverse_share(message: TrainInstruction, examples: int) -> float:
     """One over the share that this site's update has in the aggregate: N / n_s, or the number of
@@ -504,25 +400,3 @@ def _inverse_share(message: TrainInstruction, examples: int) -> float:
 def _used(stats: ExchangeStats, *, answered: int) -> ExchangeStats:
     """`stats`, in which a reply that the training step did not accept counts as dropped."""
     return replace(stats, answered=answered, dropped=stats.steps - answered)
-
-
-def _masked(result: TrainResult, masks: PairwiseMasks, *, plan: RunPlan) -> MaskedResult:
-    """`result` as one site's part of a sum, under its masks."""
-    measures = Measures(
-        loss_seg=result.loss_seg,
-        alpha=result.alpha,
-        fd=result.fd,
-        exch=result.exch,
-        total=tap_losses(plan, result.fd, result.exch),
-    )
-    layout = ContributionLayout.of(result.weights, taps=len(result.alpha))
-    values = layout.contribution(result.weights, measures, num_examples=result.num_examples)
-    masks.add_(values)
-    return MaskedResult(
-        run_id=result.run_id,
-        server_round=result.server_round,
-        attempt=result.attempt,
-        seconds=result.seconds,
-        exchange=result.exchange,
-        values=values,
-    )

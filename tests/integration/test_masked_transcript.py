@@ -109,7 +109,7 @@ def transcript() -> Iterator[Transcript]:
     """Records at the border of the sites: every record that one returns, and every result before it
     is masked."""
     written = Transcript()
-    build, masked = fdfed_client.app.build_client_app, fdfed_client.site._masked
+    build, masked = fdfed_client.app.build_client_app, fdfed_client.site.masked_result
 
     def building(site: Any, **options: Any) -> Callable[..., Message]:
         app: ClientApp = build(site, **options)
@@ -130,7 +130,7 @@ def transcript() -> Iterator[Transcript]:
 
     with (
         mock.patch("fdfed.simulation.run.build_client_app", building),
-        mock.patch("fdfed_client.site._masked", masking),
+        mock.patch("fdfed_client.site.masked_result", masking),
     ):
         yield written
 

@@ -468,7 +468,7 @@ def test_a_site_that_may_choose_says_what_it_chose_and_trains_and_scores_with_it
     monkeypatch.setattr(logging.getLogger("fdfed_client"), "propagate", True)
     monkeypatch.setattr(fastest, "_measure", lambda *_: {fastest.USUAL: 2.0, amp: 1.0})
     chosen, fixed = site_of(tmp_path / "a"), site_of(tmp_path / "b")
-    with caplog.at_level("INFO", logger="fdfed_client.site"):
+    with caplog.at_level("INFO", logger="fdfed_client.plan_opening"):
         result = chosen.train(instruction_of(plan_of(precision="auto")))
     assert "a trains in amp, channels first (a step takes: " in caplog.text
     assert chosen.plan.precision == "auto"
