@@ -18,8 +18,9 @@ from fdfed.config import RunPlan
 from fdfed.evaluation.metrics import aggregate
 from fdfed.evaluation.scoring import scores_of
 from fdfed.layer_weights import aggregate as clip_alpha
-from fdfed.layer_weights import propose, starting_alpha, target_of
+from fdfed.layer_weights import propose, starting_alpha, target_of, weighed_taps
 from fdfed.networks import SegmentationNetwork
+from fdfed.training.fastest import USUAL, lay_out_
 from fdfed.training.initialise import initial_auxiliary, initial_network
 from fdfed.training.local_round import LocalRound, tap_losses, train_round_
 from fdfed.training.site_state import SiteRecord, SiteStore
@@ -110,6 +111,8 @@ class TrainingAlone:
         self._store = store
         self._run_id = run_id
         self._network = initial_network(self.plan).to(device)
+        lay_out_(self._network, channels_last=USUAL.channels_last)
+        self._weighed = weighed_taps(self._network.tap_names, self.plan.alpha)
         self._initial = copies(self._network)
         self._auxiliary = initial_auxiliary(self.plan, self._network)
         self._initial_heads = copies(self._auxiliary)
@@ -133,7 +136,7 @@ class TrainingAlone:
         """Trains and keeps the next round."""
         number = self.rounds_done + 1
         before = self._store.load_before(self._run_id, number)
-        standing = _Standing(np.zeros(self._taps)) if before is None else _Standing.of(before)
+        standing = self._initial_standing() if before is None else _Standing.of(before)
         if before is not None and before.phase != self.plan.phase(number):
             # Phase 2 begins with the best weights of phase 1, and seeks its own best.
             before = self._store.load_before(self._run_id, standing.best_round + 1)
@@ -189,7 +192,12 @@ class TrainingAlone:
     def _starting_alpha(self) -> NDArray[np.float64]:
         plan = self.plan
         rounds = plan.rounds - plan.phase_1_rounds
-        return starting_alpha(self._taps, plan=plan.alpha, phase_2_rounds=rounds)
+        alpha = starting_alpha(self._taps, plan=plan.alpha, phase_2_rounds=rounds)
+        return np.where(self._weighed, alpha, 0.0)
+
+    def _initial_standing(self) -> _Standing:
+        in_phase_1 = self.plan.phase(1) == 1
+        return _Standing(np.zeros(self._taps) if in_phase_1 else self._starting_alpha())
 
     def _with_next_alpha(
         self, standing: _Standing, number: int, fd: NDArray[np.float64]
@@ -205,6 +213,7 @@ class TrainingAlone:
             phase_2_round=number - plan.phase_1_rounds,
             phase_2_rounds=plan.rounds - plan.phase_1_rounds,
         )
+        alpha = np.where(self._weighed, alpha, 0.0)
         known = standing.target
         if known is None or np.isnan(known).any():
             found = target_of(losses[None], alone, margin=plan.alpha.margin)

@@ -7,12 +7,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
 
-from fdfed.config import RunPlan
+from fdfed.config import AlphaPlan, RunPlan
 from fdfed.data import SiteData, SplitCounts, write_phantoms
 from fdfed.errors import InvalidInput
 from fdfed.simulation import open_sites, simulate_sites
@@ -55,15 +56,24 @@ def bits(network: torch.nn.Module) -> dict[str, bytes]:
     return {name: t.numpy().tobytes() for name, t in network.state_dict().items()}
 
 
-@pytest.mark.parametrize("loss", ["seg", "fd+exch", "deeps"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss": "seg"},
+        {"loss": "fd+exch"},
+        {"loss": "fd", "warm_start": False, "alpha": AlphaPlan(taps=("Bot",))},
+        {"loss": "deeps"},
+    ],
+)
 def test_it_is_a_federation_of_this_site_alone_to_the_bit(
-    data: SiteData, tmp_path: Path, loss: str
+    data: SiteData, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    plan = PLAN.model_copy(update={"loss": loss})
+    plan = PLAN.model_copy(update=changes)
     alone = training(data, tmp_path / "alone", plan)
     while not alone.done:
         alone.train_round()
-    simulate_sites(plan_alone(plan, "alpha"), {"alpha": data}, out=tmp_path / "run")
+    with mock.patch("fdfed.simulation.run.write_report"):  # it takes longer than the run itself
+        simulate_sites(plan_alone(plan, "alpha"), {"alpha": data}, out=tmp_path / "run")
     expected, _ = load_model(tmp_path / "run" / "models" / "alpha.safetensors", CPU)
     assert bits(alone.best()) == bits(expected)
 

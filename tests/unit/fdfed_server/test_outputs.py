@@ -12,12 +12,12 @@ import torch
 
 from fdfed.config import RunPlan
 from fdfed.evaluation.metrics import Aggregate
-from fdfed.evaluation.results import RoundRecord, SiteRound, Traffic
+from fdfed.evaluation.results import ExchangeResult, RoundRecord, SiteRound, Traffic
 from fdfed.evaluation.results_files import load_results
 from fdfed.exchange import ExchangeStats
 from fdfed.training.model_file import load_model, read_header
 from fdfed.wire import EvaluateResult, Prepared
-from fdfed_server.outputs import exchange_result, model_header, results_of, write_run
+from fdfed_server.outputs import model_header, results_of, write_run
 from fdfed_server.rounds import RunOutcome
 from fdfed_server.strategy import Strategy
 
@@ -93,7 +93,7 @@ def test_the_exchange_of_all_sites_and_rounds_as_worked_by_hand() -> None:
         ),
         ExchangeStats(steps=4, dropped=4, bytes_up=100),
     ]
-    result = exchange_result(stats)
+    result = ExchangeResult.of(stats)
     assert (result.steps, result.answered) == (12, 4)
     # (3 · 2 + 1 · 0) / 4 answered steps.
     assert result.peers_mean == 1.5
@@ -103,7 +103,7 @@ def test_the_exchange_of_all_sites_and_rounds_as_worked_by_hand() -> None:
 
 
 def test_a_run_without_an_exchange_has_zeros_and_no_wait() -> None:
-    result = exchange_result([])
+    result = ExchangeResult.of([])
     assert (result.steps, result.peers_mean) == (0, 0.0)
     assert (result.swap_ms_p50, result.swap_ms_p99) == (None, None)
 
