@@ -33,6 +33,9 @@ _LABEL: Final = b"fdfed blinding 1"
 _STRAY: Final = 1e-3
 """Share of a cotangent's length that may lie in the padding, where only rounding belongs."""
 
+_KNOWN: Final = 0
+"""The epoch of a secret that everybody knows; sites make secrets from epoch 1 on."""
+
 
 @dataclass(frozen=True, slots=True)
 class BlindingSecret:
@@ -53,21 +56,25 @@ class BlindingSecret:
         """A secret that follows from the plan's seed, **for simulations and tests alone**.
 
         Whoever has the plan has it, the coordinator too: it hides nothing. It is there so that one
-        process and several compute the same bits.
+        process and several compute the same bits, in the first attempt at a round or in a later
+        one: its maps depend on round and step alone, where those of a real secret never repeat.
         """
         kdf = HKDF(hashes.SHA256(), SECRET_BYTES, salt=None, info=_LABEL + b", from the seed")
-        return cls(kdf.derive(seed.to_bytes(8, "big")), epoch=0)
+        return cls(kdf.derive(seed.to_bytes(8, "big")), epoch=_KNOWN)
 
     def stream(self, key: StepKey, length: int) -> bytes:
         """`length` pseudo-random bytes that belong to this step of this epoch and to no other."""
         # HKDF gives the step its own key, SHAKE-256 stretches that one: prefix-keying a sponge is
         # a sound pseudo-random function, and one call makes the whole stream.
+        run, attempt = key.run_id.encode(), key.attempt
+        if self.epoch == _KNOWN:
+            run, attempt = b"", 0
         info = _encode(
             _LABEL,
             self.epoch.to_bytes(8, "big"),
-            key.run_id.encode(),
+            run,
             key.server_round.to_bytes(8, "big"),
-            key.attempt.to_bytes(8, "big"),
+            attempt.to_bytes(8, "big"),
             key.step.to_bytes(8, "big"),
         )
         step_key = HKDFExpand(hashes.SHA256(), SECRET_BYTES, info).derive(self.data)

@@ -18,7 +18,8 @@ from fdfed.exchange import (
 )
 
 LAYOUT = TapLayout(("shallow", "odd", "deep"), (8, 12, 64))
-SECRET = BlindingSecret.known_to_all(0)
+KNOWN = BlindingSecret.known_to_all(0)
+SECRET = BlindingSecret(KNOWN.data, epoch=7)
 KEY = StepKey("0" * 16, 3, 1, 5)
 
 
@@ -99,6 +100,13 @@ def test_cotangents_come_back_turned() -> None:
 )
 def test_every_part_of_the_index_changes_the_map(other: StepKey) -> None:
     assert not np.allclose(sent_of(prototypes()), sent_of(prototypes(), key=other), atol=0.1)
+
+
+def test_a_secret_that_hides_nothing_gives_every_run_and_attempt_the_same_map() -> None:
+    usual = sent_of(prototypes(), KNOWN)
+    for other in (replace(KEY, attempt=2), replace(KEY, run_id="1" * 16)):
+        np.testing.assert_array_equal(usual, sent_of(prototypes(), KNOWN, key=other))
+    assert not np.allclose(usual, sent_of(prototypes(), KNOWN, key=replace(KEY, step=6)), atol=0.1)
 
 
 def test_epoch_and_secret_change_the_map() -> None:
