@@ -28,6 +28,8 @@ LIMIT: Final = 2.0**14
 """Of a real number; included."""
 COUNTER_LIMIT: Final = 2**39
 """Of a counter; not included."""
+_BLOCK: Final = 1 << 18
+"""Numbers that are divided at a time, so that no second array of the model's size comes up."""
 EXAMPLES_LIMIT: Final = 2**24
 """Of Σ n over the sites; not included."""
 
@@ -68,8 +70,11 @@ def mean(total: NDArray[np.uint64], *, examples: int, dtype: np.dtype[Any]) -> N
         examples: Σ n, above 0.
         dtype: of the result; an integer type says that x was a counter.
     """
-    signed = total.view(np.int64).astype(np.float64)
-    if dtype.kind == "i":
-        return np.rint(signed / examples).astype(dtype)
+    result = np.empty(len(total), dtype)
     # Below 2⁴⁹, so that the product is exact.
-    return (signed / (examples * 2.0**FRACTION_BITS)).astype(dtype)
+    divisor = examples * (1.0 if dtype.kind == "i" else 2.0**FRACTION_BITS)
+    for begin in range(0, len(total), _BLOCK):
+        part = total[begin : begin + _BLOCK].view(np.int64).astype(np.float64)
+        part /= divisor
+        result[begin : begin + _BLOCK] = np.rint(part) if dtype.kind == "i" else part
+    return result

@@ -13,7 +13,7 @@ A record holds at most these parts:
     "masked"   ArrayRecord    one array: the integers that a site adds to a masked sum
 """
 
-from fdfed.wire.expansion import check_expansion
+from fdfed.wire.expansion import check_expansion, chunks_of
 from fdfed.wire.masked import MaskedResult, Ready, ReadyRequest
 from fdfed.wire.messages import (
     EvaluateInstruction,
@@ -29,7 +29,8 @@ from fdfed.wire.messages import (
 )
 from fdfed.wire.record import FORMAT, Part, caption, footprint, has_tensors, without_weights
 from fdfed.wire.spoken import PROTOCOL_HEADER, SPOKEN
-from fdfed.wire.weights import Weights
+from fdfed.wire.spooled import Extent, Spool, SpooledBytes
+from fdfed.wire.weights import Integers, Weights
 
 __all__ = [
     "FORMAT",
@@ -37,6 +38,8 @@ __all__ = [
     "SPOKEN",
     "EvaluateInstruction",
     "EvaluateResult",
+    "Extent",
+    "Integers",
     "MaskedResult",
     "Part",
     "Prepare",
@@ -47,11 +50,14 @@ __all__ = [
     "RosterRelay",
     "SecretOffer",
     "SecretRequest",
+    "Spool",
+    "SpooledBytes",
     "TrainInstruction",
     "TrainResult",
     "Weights",
     "caption",
     "check_expansion",
+    "chunks_of",
     "footprint",
     "has_tensors",
     "without_weights",

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fdfed.errors import WireError
+from fdfed.wire.spooled import SpooledBytes
 
 _MAGIC: Final = b"\x93NUMPY\x01\x00"
 _MAX_HEADER: Final = 256
@@ -22,8 +23,8 @@ _HEADER: Final = re.compile(
 )
 
 
-def flat_bytes(data: bytes, dtype: str) -> memoryview:
-    """The elements of a flat array of `dtype`, as a view of `data`: nothing is copied.
+def flat_start(data: bytes | SpooledBytes, dtype: str) -> int:
+    """Where the elements of a flat array of `dtype` begin in its bytes; they go on to the end.
 
     Args:
         data: a `.npy` file, version 1.0 of NumPy's array format.
@@ -33,18 +34,27 @@ def flat_bytes(data: bytes, dtype: str) -> memoryview:
         WireError: if it is none, is of another dtype, or is not as long as it says.
     """
     start = len(_MAGIC) + 2
-    size = int.from_bytes(data[len(_MAGIC) : start], "little")
+    head = data.read(0, start + _MAX_HEADER) if isinstance(data, SpooledBytes) else data
+    size = int.from_bytes(head[len(_MAGIC) : start], "little")
     header = None
-    if data.startswith(_MAGIC) and size <= _MAX_HEADER:
-        header = _HEADER.fullmatch(data, start, min(start + size, len(data)))
+    if head.startswith(_MAGIC) and size <= _MAX_HEADER:
+        header = _HEADER.fullmatch(head, start, min(start + size, len(head)))
     if header is None:
         raise WireError("is not a flat array in NumPy's format 1.0")
     if header[1].decode() != dtype:
         raise WireError(f"is an array of {header[1].decode()}, not of {dtype}")
-    elements = memoryview(data)[start + size :]
-    if int(header[2]) * np.dtype(dtype).itemsize != len(elements):
-        raise WireError(f"claims {int(header[2])} elements in {len(elements)} bytes")
-    return elements
+    left = len(data) - start - size
+    if int(header[2]) * np.dtype(dtype).itemsize != left:
+        raise WireError(f"claims {int(header[2])} elements in {left} bytes")
+    return start + size
+
+
+def flat_bytes(data: bytes | SpooledBytes, dtype: str) -> memoryview:
+    """The elements of a flat array of `dtype`, as a view of `data`: nothing is copied. As for
+    `flat_start` otherwise; what is so large that it was put on disk is refused."""
+    if isinstance(data, SpooledBytes):
+        raise WireError(f"has {len(data)} bytes where a few numbers belong")
+    return memoryview(data)[flat_start(data, dtype) :]
 
 
 def flat_array(data: bytes, dtype: str) -> NDArray[Any]:

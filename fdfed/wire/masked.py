@@ -13,6 +13,7 @@ from fdfed.exchange import ExchangeStats
 from fdfed.privacy.masking_keys import MAX_ANNOUNCEMENT
 from fdfed.wire.record import Reader, build_record
 from fdfed.wire.stats import STATS_KEYS, read_stats, stats_entries
+from fdfed.wire.weights import Integers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +66,14 @@ class MaskedResult:
     attempt: int
     seconds: float
     exchange: ExchangeStats = field(default_factory=ExchangeStats)
-    values: NDArray[np.uint64]
-    """`(size,)` of the plan's `ContributionLayout`, modulo 2⁶⁴."""
+    values: NDArray[np.uint64] | Integers
+    """`(size,)` of the plan's `ContributionLayout`, modulo 2⁶⁴; as received, it may lie on disk."""
 
     def to_record(self) -> RecordDict:
         header = {name: getattr(self, name) for name in (*_ATTEMPT, "seconds")}
-        return build_record("masked", header | stats_entries(self.exchange), masked=self.values)
+        return build_record(
+            "masked", header | stats_entries(self.exchange), masked=_array(self.values)
+        )
 
     @classmethod
     def from_record(cls, record: RecordDict) -> MaskedResult:
@@ -83,3 +86,7 @@ class MaskedResult:
             exchange=read_stats(reader),
             values=reader.masked(),
         )
+
+
+def _array(values: NDArray[np.uint64] | Integers) -> NDArray[np.uint64]:
+    return values.whole() if isinstance(values, Integers) else values

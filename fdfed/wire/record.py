@@ -20,7 +20,7 @@ from fdfed.errors import InvalidInput, WireError
 from fdfed.evaluation.metrics import Aggregate
 from fdfed.evaluation.results import SitePrivacy
 from fdfed.wire.flat_array import flat_array
-from fdfed.wire.weights import MAX_MANIFEST, Weights, pack, pack_integers, packed_integers
+from fdfed.wire.weights import MAX_MANIFEST, Integers, Weights, pack, pack_integers, packed_integers
 
 FORMAT: Final = 1
 """Version of the records. A peer of another version is refused, never guessed at."""
@@ -285,5 +285,7 @@ class Reader:
     def weights(self) -> Weights:
         return Weights(self._arrays(_WEIGHTS), self.text("tensors", limit=MAX_MANIFEST))
 
-    def masked(self) -> NDArray[np.uint64]:
-        return packed_integers(self._arrays(_MASKED))
+    def masked(self) -> NDArray[np.uint64] | Integers:
+        """The integers: an array, or where they lie on disk what reads them block by block."""
+        found = packed_integers(self._arrays(_MASKED))
+        return found if found.is_spooled else found.whole()

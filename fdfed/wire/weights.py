@@ -17,11 +17,15 @@ from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
 from fdfed.errors import WireError
-from fdfed.wire.flat_array import flat_array, flat_bytes
+from fdfed.wire.flat_array import flat_start
+from fdfed.wire.spooled import SpooledBytes
 
 MAX_MANIFEST: Final = 4 << 20
 """Characters of the list of tensors."""
 _PACKED: Final = "packed"
+_INTEGER: Final = "<u8"
+_BLOCK: Final = 1 << 18
+"""Integers that are read at a time: 2 MiB."""
 _MAX_TENSORS: Final = 10_000
 _MAX_ELEMENTS: Final = 2**40
 
@@ -31,10 +35,10 @@ _Shape = Annotated[list[_Side], Field(max_length=8)]
 
 
 class Weights(Mapping[str, NDArray[Any]]):
-    """The tensors of a message by name: read-only views of the one packed array that travelled.
+    """The tensors of a message by name: read-only views of the one packed array that travelled, or,
+    where it lies on disk, what is read from there each time.
 
-    A tensor's values are checked when it is
-    read, so nothing of the size of the model is ever copied.
+    A tensor's values are checked when it is read, so nothing of the size of the model is copied.
 
     Raises:
         WireError: if the packed array and its list of tensors do not agree; on access, for a value
@@ -44,8 +48,9 @@ class Weights(Mapping[str, NDArray[Any]]):
     def __init__(self, record: ArrayRecord, manifest: str) -> None:
         if list(record) != [_PACKED]:
             raise WireError(f"the weights are not the one array {_PACKED!r}")
+        self._data: bytes | SpooledBytes = record[_PACKED].data
         try:
-            self._data = flat_bytes(record[_PACKED].data, "|u1")
+            self._begin = flat_start(self._data, "|u1")
         except WireError as err:
             raise WireError(f"the packed weights: {err}") from err
         self._places: dict[str, tuple[np.dtype[Any], tuple[int, ...], int]] = {}
@@ -53,15 +58,20 @@ class Weights(Mapping[str, NDArray[Any]]):
         for name, dtype, shape in _parse_manifest(manifest):
             self._places[name] = (dtype, shape, offset)
             offset += dtype.itemsize * math.prod(shape)
-        if offset != len(self._data):
+        if offset != self.nbytes:
             raise WireError(
-                f"the packed weights are {len(self._data)} bytes, but their list says {offset}"
+                f"the packed weights are {self.nbytes} bytes, but their list says {offset}"
             )
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         dtype, shape, offset = self._places[name]
         count = math.prod(shape)
-        value = np.frombuffer(self._data, dtype, count=count, offset=offset).reshape(shape)
+        start = self._begin + offset
+        if isinstance(self._data, SpooledBytes):
+            piece = self._data.read(start, count * dtype.itemsize)
+            value = np.frombuffer(piece, dtype, count=count).reshape(shape)
+        else:
+            value = np.frombuffer(self._data, dtype, count=count, offset=start).reshape(shape)
         if dtype.kind == "f" and not np.isfinite(value).all():
             raise WireError(f"the tensor {name!r} holds values that are not finite")
         return value
@@ -75,7 +85,7 @@ class Weights(Mapping[str, NDArray[Any]]):
     @property
     def nbytes(self) -> int:
         """Serialised size in bytes."""
-        return len(self._data)
+        return len(self._data) - self._begin
 
 
 def pack(weights: Mapping[str, NDArray[Any]]) -> tuple[ArrayRecord, str]:
@@ -95,11 +105,44 @@ def pack(weights: Mapping[str, NDArray[Any]]) -> tuple[ArrayRecord, str]:
 
 def pack_integers(values: NDArray[np.uint64]) -> ArrayRecord:
     """Flat integers as the one packed array (little-endian)."""
-    return ArrayRecord({_PACKED: Array(values.astype("<u8", copy=False))})
+    return ArrayRecord({_PACKED: Array(values.astype(_INTEGER, copy=False))})
 
 
-def packed_integers(record: ArrayRecord) -> NDArray[np.uint64]:
-    """The integers of `pack_integers`: a read-only view of what travelled, `(n,)`.
+class Integers:
+    """The flat integers of a message, `(n,)`, modulo 2⁶⁴: in memory, or read from disk in blocks.
+
+    Args:
+        data: a `.npy` file of one dimension, of little-endian uint64.
+
+    Raises:
+        WireError: if it is not.
+    """
+
+    def __init__(self, data: bytes | SpooledBytes) -> None:
+        self._data = data
+        self._begin = flat_start(data, _INTEGER)
+        self.is_spooled = isinstance(data, SpooledBytes)
+        self.size = (len(data) - self._begin) // 8
+
+    def block(self, begin: int, end: int) -> NDArray[np.uint64]:
+        """The integers from `begin` to `end`, read-only."""
+        start, length = self._begin + 8 * begin, 8 * (end - begin)
+        if isinstance(self._data, SpooledBytes):
+            return np.frombuffer(self._data.read(start, length), _INTEGER)
+        return np.frombuffer(self._data, _INTEGER, count=end - begin, offset=start)
+
+    def blocks(self, of: int = _BLOCK) -> Iterator[tuple[int, NDArray[np.uint64]]]:
+        """All of them in order: where each block begins, and its integers."""
+        for begin in range(0, self.size, of):
+            yield begin, self.block(begin, min(begin + of, self.size))
+
+    def whole(self) -> NDArray[np.uint64]:
+        """All of them at once."""
+        return self.block(0, self.size)
+
+
+def packed_integers(record: ArrayRecord) -> Integers:
+    """The integers of `pack_integers`.
 
     Raises:
         WireError: if it is not one array of one dimension, of little-endian uint64.
@@ -107,7 +150,7 @@ def packed_integers(record: ArrayRecord) -> NDArray[np.uint64]:
     if list(record) != [_PACKED]:
         raise WireError(f"the masked numbers are not the one array {_PACKED!r}")
     try:
-        return flat_array(record[_PACKED].data, "<u8")
+        return Integers(record[_PACKED].data)
     except WireError as err:
         raise WireError(f"the masked numbers: {err}") from err
 

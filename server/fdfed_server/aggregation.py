@@ -6,7 +6,7 @@ of folding is the caller's and fixed, so equal replies give equal bits whatever 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -14,8 +14,27 @@ from numpy.typing import NDArray
 
 from fdfed.errors import WireError
 
+_BLOCK: Final = 1 << 18
+"""Elements of a tensor that are computed with at a time: 2 MiB in fp64."""
 _MAX_COUNT: Final = 2**53
 """Of a counter: the sum is in fp64, which holds no larger integers exactly."""
+
+
+def _blocks(one: NDArray[Any], other: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Views of two arrays of one shape, block by block; `one` may be written to."""
+    flat, beside = one.reshape(-1), np.ascontiguousarray(other).reshape(-1)
+    for begin in range(0, flat.size, _BLOCK):
+        yield flat[begin : begin + _BLOCK], beside[begin : begin + _BLOCK]
+
+
+def _square_distance(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """‖one − other‖²."""
+    total = 0.0
+    for value, own in _blocks(one, other):
+        difference = value.astype(np.float64)
+        difference -= own
+        total += float(np.square(difference, out=difference).sum())
+    return total
 
 
 class Incoming:
@@ -59,8 +78,7 @@ class Incoming:
         """‖weights − W‖² over the measured tensors."""
         with np.errstate(over="ignore"):  # infinite then, as it should be
             return sum(
-                float(np.square(weights[name].astype(np.float64) - self._reference[name]).sum())
-                for name in self._measured
+                _square_distance(weights[name], self._reference[name]) for name in self._measured
             )
 
 
@@ -93,12 +111,11 @@ class WeightedAverage(Incoming):
         Args:
             square_move: `self.square_move(weights)` where it is known already.
         """
-        for name in self._reference:
-            term = weights[name].astype(np.float64) * num_examples
-            if name in self._sums:
-                self._sums[name] += term
-            else:
-                self._sums[name] = term
+        for name, own in self._reference.items():
+            if name not in self._sums:
+                self._sums[name] = np.zeros(own.shape)
+            for total, value in _blocks(self._sums[name], weights[name]):
+                np.add(total, value.astype(np.float64) * num_examples, out=total)
         if square_move is None:
             square_move = self.square_move(weights)
         self._examples += num_examples
@@ -111,10 +128,13 @@ class WeightedAverage(Incoming):
         return self._examples
 
     def result(self) -> dict[str, NDArray[Any]]:
-        """The average, in the reference's dtypes and order. At least one site must be in."""
+        """The average, in the reference's dtypes and order; to be called once, since it uses the
+        sum up. At least one site must be in."""
         averages: dict[str, NDArray[Any]] = {}
         for name, own in self._reference.items():
-            mean = self._sums[name] / self._examples
+            # Each sum goes as its mean comes: both together would be three models.
+            mean = self._sums.pop(name)
+            mean /= self._examples
             value = np.rint(mean) if own.dtype.kind == "i" else mean
             # NumPy turns an array without dimensions into a scalar; a counter must stay an array.
             averages[name] = np.asarray(value, dtype=own.dtype)

@@ -1,6 +1,7 @@
 """The sum of the sites' masked contributions, folded in one reply at a time.
 
-Memory is the running sum, and one reply; both are 8 bytes a number. Before the last contribution
+Memory is the running sum, 8 bytes a number, and one reply, or a block of one that lies on disk.
+Before the last contribution
 of the attempt is in, the sum is as uniform as each of them.
 """
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from fdfed.errors import QuorumNotMet, WireError
 from fdfed.privacy import ContributionLayout, Mean
+from fdfed.wire import Integers
 
 
 class MaskedSum:
@@ -25,19 +27,22 @@ class MaskedSum:
         self._size = layout.size
         self._total: NDArray[np.uint64] | None = None
 
-    def fold(self, values: NDArray[np.uint64]) -> None:
+    def fold(self, values: NDArray[np.uint64] | Integers) -> None:
         """Adds one site's contribution.
 
         Raises:
             WireError: if it is not as long as the plan's network wants it.
         """
-        if values.shape != (self._size,):
+        if values.size != self._size:
             raise WireError(
                 f"the masked update has {values.size} numbers, the plan's network {self._size}; "
                 "both sides need the same fdfed version"
             )
         if self._total is None:
-            self._total = values.copy()
+            self._total = np.zeros(self._size, np.uint64)
+        if isinstance(values, Integers):
+            for begin, block in values.blocks():
+                self._total[begin : begin + len(block)] += block
         else:
             self._total += values
 

@@ -21,7 +21,6 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object
 from flwr.supercore.inflatable.inflatable_utils import (
     ObjectPullError,
     ObjectPushError,
-    inflate_object_from_contents,
     pull_objects,
 )
 from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor
@@ -30,8 +29,8 @@ from flwr.superlink.grid import HttpGrid
 
 from fdfed.errors import ConnectionFailed
 from fdfed.health import Pulse
-from fdfed.wire import check_expansion
 from fdfed_server.flower.calls import connect, flower_key, patient_retry, translated
+from fdfed_server.flower.pieces import Pieces
 from fdfed_server.flower.superlink import SuperLink
 
 _log = logging.getLogger(__name__)
@@ -41,9 +40,9 @@ REPLY_UNAVAILABLE: Final = 4
 MAX_REPLY_BYTES: Final = 2 * 2**30
 """Sum over the objects of one reply, as they travel and as arrays in memory; beyond it the reply
 counts as unavailable."""
-_OBJECT_PAUSES: Final = (0.02, 1.0)
-"""First and longest wait, in seconds, for an object that its node is still uploading. (Flower's own
-1 s and 10 s are longer than the upload itself. They are arguments of `pull_objects`.)"""
+_OBJECT_PAUSES: Final = (0.02, 0.1)
+"""First and longest wait, in seconds, for an object that is not there; the SuperLink holds the
+question itself for up to a second. (Flower's own are 1 s and 10 s.)"""
 _OBJECT_PATIENCE: Final = 600.0
 _UPLOADS: Final = 4
 _UPLOAD_PAUSE: Final = 2.0
@@ -151,10 +150,11 @@ class RunGrid(HttpGrid):
     def _fetch(self, envelope: ProtoMessage, tree: ObjectTree) -> Message:
         run_id, message_id = self.run.run_id, envelope.metadata.message_id
         pull = make_pull_object_fn_protobuf(self.runtime.PullObject, self.node, run_id)
+        pieces = Pieces(limited(pull, MAX_REPLY_BYTES), folder=self._superlink.state)
         try:
             contents = pull_objects(
                 [node.object_id for node in iterate_object_tree(tree)],
-                limited(pull, MAX_REPLY_BYTES),
+                pieces.pull,
                 max_time=_OBJECT_PATIENCE,
                 initial_backoff=_OBJECT_PAUSES[0],
                 backoff_cap=_OBJECT_PAUSES[1],
@@ -167,7 +167,7 @@ class RunGrid(HttpGrid):
             )
         )
         try:
-            return _rebuilt(envelope, contents)
+            return _rebuilt(envelope, contents, pieces)
         # Whatever a stranger's bytes make Flower's decoder raise, it concerns this reply alone.
         except Exception as err:
             return _unavailable(envelope, err)
@@ -207,14 +207,11 @@ def limited(pull: Callable[[str], bytes], limit: int) -> Callable[[str], bytes]:
     return bounded
 
 
-def _rebuilt(envelope: ProtoMessage, contents: dict[str, bytes]) -> Message:
+def _rebuilt(envelope: ProtoMessage, contents: dict[str, bytes], pieces: Pieces) -> Message:
     """The reply in `contents`, under the metadata of its envelope: the SuperLink checked those
     against the question; what the reply says of itself is only its sender's word."""
     metadata = message_from_proto(envelope).metadata
-    check_expansion(contents, limit=MAX_REPLY_BYTES)
-    message = inflate_object_from_contents(metadata.message_id, contents)
-    if not isinstance(message, Message):
-        raise TypeError(f"a {type(message).__name__} came where a Message was announced")
+    message = pieces.put_together(metadata.message_id, contents, limit=MAX_REPLY_BYTES)
     if message.has_error():
         return make_message(metadata=metadata, error=message.error)
     if not isinstance(message.content, RecordDict):

@@ -30,6 +30,7 @@ from fdfed.wire import (
 )
 from fdfed_client.flower import node
 from fdfed_server.flower import grid
+from fdfed_server.flower.pieces import Pieces
 from tests.fuzz.parties import PLAN, RUN
 from tests.fuzz.target import JsonPart, Target
 
@@ -118,7 +119,9 @@ def objects(data: bytes) -> None:
     message = node._rebuilt(envelope, dict(found), limit=LIMIT)
     assert message.metadata.run_id == 1
     assert _held(message) <= LIMIT
-    assert grid._rebuilt(message_to_proto(envelope), dict(found)).metadata.src_node_id == 2
+    pieces = Pieces(found.__getitem__, folder=None)
+    fetched = {key: pieces.pull(key) for key in found}
+    assert grid._rebuilt(message_to_proto(envelope), fetched, pieces).metadata.src_node_id == 2
 
 
 def _held(message: Message) -> int:
