@@ -84,7 +84,8 @@ def run_agent(
     on_step: Callable[[int, int, int], None] | None = None,
     on_event: Callable[[str], None] | None = None,
 ) -> None:
-    """Serves the site's coordinator until `stop` is set.
+    """Serves the site's coordinator until `stop` is set. The caller holds the lock of the site's
+    state folder.
 
     Args:
         approve: train for a plan only when a person has approved it.
@@ -188,6 +189,7 @@ def run_agent(
             stop=stop,
             on_event=on_event or log.info,
             presence=presence,
+            alone=True,
         )
     log.info("the audit log ends with the hash %s", audit.head)
     if site.budget_spent is not None:

@@ -63,6 +63,7 @@ def _await_reply(
     grid: Grid, site: str, message_id: str, deadline: float, poll_seconds: float
 ) -> SiteReply:
     while True:
+        asked = time.monotonic()
         for message in grid.pull_messages([message_id]):
             if message.has_error():
                 reason = message.error.reason or f"Flower error {message.error.code}"
@@ -70,7 +71,8 @@ def _await_reply(
             return SiteReply(site=site, record=message.content)
         if time.monotonic() > deadline:
             return SiteReply(site=site, record=None, failure="no reply before the deadline")
-        time.sleep(poll_seconds)
+        # A grid may have held the question for longer than that already.
+        time.sleep(max(0.0, poll_seconds - (time.monotonic() - asked)))
 
 
 def _one_line(text: str) -> str:

@@ -14,7 +14,7 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -37,6 +37,12 @@ from flwr.proto.node_pb2 import Node
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.control.control_http_client import ControlHttpClient
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.fleet_http_client import FleetHttpClient
@@ -47,6 +53,7 @@ from fdfed_client.config import SiteConfig
 from fdfed_client.egress import Cleared, EgressGate, public_reason
 from fdfed_client.flower import MessageTooLarge, run_node
 from fdfed_client.flower.fleet import Fleet, load_node_key
+from fdfed_client.flower.known_node import KnownNode
 from fdfed_server.config import FederationConfig, Roster, ServerConfig
 from fdfed_server.flower import (
     ServerSession,
@@ -58,6 +65,7 @@ from fdfed_server.flower import (
 )
 from fdfed_server.flower.bundle import config_only_bundle, pack
 from fdfed_server.flower.calls import connect
+from fdfed_server.flower.deliveries import MAX_RETURNS
 from fdfed_server.provision import provision
 
 pytestmark = pytest.mark.timeout(90)
@@ -246,7 +254,9 @@ def test_a_message_goes_to_the_owner_of_the_key_and_comes_back(
     node = _await_site(session.grid, "udiat")
     sent = RecordDict({"a": ArrayRecord({"w": Array(np.arange(2_000_000.0))})})
     reply = _receive(session.grid, _send(session.grid, node, sent))
-    np.testing.assert_array_equal(reply.content["a"]["w"].numpy(), np.arange(2_000_000.0))
+    stored = reply.content["a"]["w"].data  # on disk, as all large arrays of a reply
+    found = np.load(io.BytesIO(stored.read(0, len(stored))))
+    np.testing.assert_array_equal(found, np.arange(2_000_000.0))
     assert reply.metadata.src_node_id == node
     # What a node says of itself decides nothing.
     assert reply.content["who"]["claims"] == "busi"
@@ -444,6 +454,83 @@ def test_a_run_survives_the_death_of_the_superlink_with_a_message_under_way(
     assert superlink.restarts == before + 1
     assert _await_site(session.grid, "udiat") == node
     assert _receive(session.grid, _send(session.grid, node)).has_content()
+
+
+@contextmanager
+def _member(site: SiteConfig) -> Iterator[tuple[Fleet, int]]:
+    """The bare calls of a node that is online."""
+    fleet = Fleet(
+        site.fleet_address,
+        site.ca.read_bytes(),
+        site.node_key.read_bytes(),
+        heartbeat_seconds=HEARTBEAT,
+        max_bytes=2**24,
+        admit=_OpenGate().call,
+    )
+    node = fleet.activate()
+    try:
+        yield fleet, node
+    finally:
+        with suppress(httpx.HTTPStatusError):  # it left already
+            fleet.deactivate(node)
+        fleet.close()
+
+
+def test_a_message_whose_delivery_was_lost_is_handed_out_again_but_not_for_ever(
+    session: ServerSession, consortium: Path
+) -> None:
+    with _member(_site(consortium, "busi")) as (fleet, node):
+        sent = _send(session.grid, node)
+        seen = []
+        while (found := fleet.pull(node)) is not None:
+            seen.append(found[0].metadata.message_id)
+        assert seen == [sent] * (1 + MAX_RETURNS)
+
+
+def test_a_reply_that_was_announced_and_cut_short_is_neither_handed_on_nor_waited_for(
+    session: ServerSession, consortium: Path
+) -> None:
+    with _member(_site(consortium, "busi")) as (fleet, node):
+        sent = _send(session.grid, node)
+        envelope, tree = fleet.pull(node) or pytest.fail("no message")
+        content = {item.object_id: fleet.pull_object(node, envelope.metadata.run_id, item.object_id)
+                   for item in iterate_object_tree(tree)}  # fmt: skip
+        message = inflate_object_from_contents(sent, content)
+        message.metadata.__dict__.update(envelope.metadata.__dict__)
+        for whole in (False, True):
+            numbers = {"a": ArrayRecord({"w": Array(np.arange(3.0) + whole)})}
+            reply = Message(RecordDict(numbers), reply_to=message)
+            reply.metadata.__dict__["_message_id"] = reply.object_id
+            objects = get_all_nested_objects(reply)
+            wanted, upload = fleet.push(node, Cleared(reply), get_object_tree(reply), 0.1)
+            for key in sorted(wanted)[: None if whole else 1]:
+                part = objects[key].deflate()
+                fleet.push_object(node, envelope.metadata.run_id, upload, key, part)
+            if not whole:
+                assert session.grid.pull_messages([sent]) == []
+                # Its successor asks for work, and so holds nothing: it is given the message again.
+                again, _ = fleet.pull(node) or pytest.fail("the message is gone")
+                assert again.metadata.message_id == sent
+        answer = _receive(session.grid, sent)
+        np.testing.assert_array_equal(answer.content["a"]["w"].numpy(), np.arange(3.0) + 1)
+        assert fleet.pull(node) is None, "what was answered is not handed out again"
+
+
+def test_an_agent_that_was_killed_is_back_at_once_and_does_its_message_again(
+    session: ServerSession, consortium: Path
+) -> None:
+    site = _site(consortium, "busi")
+    with _member(site) as (fleet, node):
+        sent = _send(session.grid, node)
+        assert fleet.pull(node) is not None
+        # From here on nothing is heard of it; Flower counts it as online for 20 s more.
+        site.state.mkdir(exist_ok=True)
+        KnownNode(site.state).keep(node)
+        began = time.monotonic()
+        with _node(site, alone=True) as errors:
+            assert _receive(session.grid, sent).has_content()
+        assert time.monotonic() - began < HEARTBEAT
+        assert errors == []
 
 
 def test_an_app_gets_its_configuration_and_its_failure_is_stored_as_a_class_name(

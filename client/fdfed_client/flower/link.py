@@ -18,6 +18,7 @@ import httpx
 
 from fdfed.errors import CryptoError
 from fdfed_client.flower.fleet import Fleet, clock_difference
+from fdfed_client.flower.known_node import KnownNode
 from fdfed_client.flower.presence import Presence
 
 P = ParamSpec("P")
@@ -53,6 +54,7 @@ class Link:
             as online until its heartbeat is missed, and is refused as its own double so long.
         tell: gets one line for people each time that something changes.
         presence: is told of every turn, and of how the coordinator answers.
+        known: which node this was before; None where it may not go on as that.
     """
 
     def __init__(
@@ -65,7 +67,9 @@ class Link:
         patience: float,
         tell: Callable[[str], None],
         presence: Presence | None = None,
+        known: KnownNode | None = None,
     ) -> None:
+        self._known = known
         self._presence = presence or Presence()
         self._fleet = fleet
         self._server = server
@@ -88,7 +92,7 @@ class Link:
         refused_since: float | None = None
         while True:
             try:
-                node_id = self.persist(self._fleet.activate)
+                node_id = self._go_on() or self.persist(self._fleet.activate)
             except (MembershipLost, RequestRefused) as err:
                 now = time.monotonic()
                 if refused_since is None:
@@ -100,9 +104,21 @@ class Link:
                     raise Stopping from err
             else:
                 self._ever_joined = True
+                if self._known is not None:
+                    self._known.keep(node_id)
                 self._presence.joined(self._interval)
                 self._tell(f"connected to {self._server}")
                 return node_id
+
+    def _go_on(self) -> int | None:
+        """The node that this was before it was killed, if the coordinator still knows it."""
+        node_id = None if self._known is None else self._known.load()
+        if node_id is None or self._ever_joined:
+            return None
+        try:
+            return node_id if self.persist(self._fleet.beat, node_id) else None
+        except (MembershipLost, RequestRefused):
+            return None
 
     def persist(
         self,

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +36,7 @@ from fdfed.wire import check_expansion
 from fdfed_client.egress import Cleared, EgressGate, PolicyRefusal, public_reason
 from fdfed_client.flower.environment import prepare_process
 from fdfed_client.flower.fleet import Fleet, MessageTooLarge
+from fdfed_client.flower.known_node import KnownNode
 from fdfed_client.flower.link import Heartbeat, Link, MembershipLost, RequestRefused, Stopping
 from fdfed_client.flower.presence import Presence
 
@@ -44,10 +46,9 @@ MAX_MESSAGE_BYTES: Final = 2 * 2**30
 """Default for the largest message that a site takes, as the sum of its objects."""
 _APP_RAISED: Final = 2
 """Flower's error code for a client app that raised."""
-_OBJECT_PAUSES: Final = (0.02, 1.0)
-"""First and longest wait, in seconds, for an object that the coordinator is still uploading.
-(Flower's own 1 s and 10 s are longer than the upload itself. They are arguments of `pull_objects`.)
-"""
+_OBJECT_PAUSES: Final = (0.02, 0.1)
+"""First and longest wait, in seconds, for an object that the coordinator is still uploading; the
+question itself is held there for up to a second. (Flower's own are 1 s and 10 s.)"""
 _OBJECT_PATIENCE: Final = 600.0
 _UPLOADS: Final = 3
 """How often a reply's upload begins anew; its session ends when nothing came for 3 minutes."""
@@ -72,6 +73,7 @@ def run_node(
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     on_event: Callable[[str], None] | None = None,
     presence: Presence | None = None,
+    alone: bool = False,
 ) -> None:
     """Serves the coordinator until `stop` is set: a message at a time, in this thread.
 
@@ -91,6 +93,8 @@ def run_node(
         max_message_bytes: a larger message is refused, and the coordinator is told so.
         on_event: gets one line for people whenever the connection changes or a message is done.
         presence: is kept up to date with how the coordinator hears the node.
+        alone: the caller has made sure that no other process uses `state`. A node that was killed
+            is back at once then, and does the message again that it was at.
 
     Raises:
         CryptoError: if the coordinator does not know the key, or is not who it should be.
@@ -119,6 +123,7 @@ def run_node(
         patience=2 * heartbeat_seconds + 5 if key_patience is None else key_patience,
         tell=tell,
         presence=presence,
+        known=KnownNode(state) if alone else None,
     )
     node = _Node(app, fleet, link, gate=gate, site=site, max_bytes=max_message_bytes, tell=tell)
     try:
@@ -166,8 +171,10 @@ class _Node:
         try:
             with self._link.heartbeat(self._node_id) as heart:
                 while not stop.is_set():
+                    asked = time.monotonic()
                     if not self._next(heart):
-                        stop.wait(poll_seconds)
+                        # The coordinator holds the question until there is a message, or a second.
+                        stop.wait(max(0.0, poll_seconds - (time.monotonic() - asked)))
         except MembershipLost as err:
             self._tell(f"the connection must be made anew: {err}")
         finally:
@@ -188,6 +195,7 @@ class _Node:
         try:
             cleared = self._cleared(self._fetch_and_answer(envelope, tree), envelope)
             self._send(cleared, time.monotonic() - began)
+            self._confirm(envelope)
         except (RequestRefused, ObjectPullError, ObjectPushError) as err:
             # The run has ended meanwhile, or the coordinator sends the round anew.
             self._tell(f"a {envelope.metadata.message_type} message came to nothing: {err}")
@@ -224,7 +232,7 @@ class _Node:
             MessageTooLarge: if its objects are larger than this site takes.
             WireError: if it cannot be rebuilt.
         """
-        run_id, message_id = envelope.metadata.run_id, envelope.metadata.message_id
+        run_id = envelope.metadata.run_id
         lock, total = threading.Lock(), 0
 
         def pull(object_id: str) -> bytes:
@@ -246,7 +254,6 @@ class _Node:
             initial_backoff=_OBJECT_PAUSES[0],
             backoff_cap=_OBJECT_PAUSES[1],
         )
-        self._link.attempt(self._fleet.confirm, self._node_id, run_id, message_id)
         return _rebuilt(envelope, contents, limit=self._max_bytes)
 
     def _answer(self, message: Message) -> Message:
@@ -289,6 +296,16 @@ class _Node:
                     raise
             else:
                 return
+
+    def _confirm(self, asked: Message) -> None:
+        """Lets the SuperLink forget the message: only now, so that an agent that is killed while it
+        works finds it there again."""
+        metadata = asked.metadata
+        # A run may end with this answer; what it held goes with it.
+        with suppress(RequestRefused):
+            self._link.attempt(
+                self._fleet.confirm, self._node_id, metadata.run_id, metadata.message_id
+            )
 
     def _upload(self, cleared: Cleared, seconds: float) -> None:
         reply = cleared.message

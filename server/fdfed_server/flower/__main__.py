@@ -30,9 +30,12 @@ from flwr.superlink.config_loader import SuperLinkLifespanConfig, load_control_a
 from flwr.superlink.main import create_app
 
 from fdfed_server.enrolment_desk import EnrolmentDesk
+from fdfed_server.flower.deliveries import Deliveries
+from fdfed_server.flower.holding import Holding
 from fdfed_server.flower.orders import SuperLinkOrders
 from fdfed_server.flower.surface import ControlSurface, PublicSurface
 
+DATABASE: Final = "superlink.db"
 _LOG_BYTES: Final = 5 * 2**20
 _LOG_FILES: Final = 5
 
@@ -59,7 +62,7 @@ def _configuration(orders: SuperLinkOrders, secret: bytes) -> SuperLinkLifespanC
         ssl_ca_certfile=str(orders.ca),
         ssl_certfile=str(orders.certificate),
         ssl_keyfile=str(orders.key),
-        database=str(orders.state / "superlink.db"),
+        database=str(orders.state / DATABASE),
         authn_plugin=load_control_authn_plugin(),
         # Without meaning here: the ports are opened below, and no gRPC API is started.
         host="127.0.0.1",
@@ -86,7 +89,10 @@ class _SecondServer(uvicorn.Server):
 
 async def _serve(orders: SuperLinkOrders) -> None:
     secret = orders.secret.read_bytes()
-    app = create_app(_configuration(orders, secret), SuperLinkLifespan)
+    app = Holding(
+        create_app(_configuration(orders, secret), SuperLinkLifespan),
+        deliveries=Deliveries(orders.state / DATABASE),
+    )
     desk = EnrolmentDesk(invited=orders.invited, requests=orders.requests, answers=orders.answers)
     tls = {"ssl_certfile": orders.certificate, "ssl_keyfile": orders.key}
     quiet = {"access_log": False, "log_config": None, "server_header": False}
