@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
 .PHONY: demo test test-system check shapes format proto benchmark soak coverage-parsers sbom \
-    audit-dependencies clean
+    audit-dependencies drills clean
 
 demo: $(READY) ## a two-site federation on phantoms, with a report
 	$(BIN)/fdfed simulate --sites tnbc,monuseg --rounds 14 --steps 10 --size 64 --width 8 \
@@ -39,10 +39,15 @@ benchmark: $(READY) ## tables of ratios; nothing is asserted by the clock
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_loss.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_aggregation.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_watching.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_scale.py
 
 soak: $(READY) ## a million inputs against every parser of foreign bytes; a table in runs/soak/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
 	PYTHONPATH=.:server:client $(BIN)/python -m tests.fuzz.run --inputs 1000000
+	$(MAKE) drills
+
+drills: $(READY) ## hundreds of random faults in a federation of processes; a table in runs/drills/
+	OMP_NUM_THREADS=1 PYTHONPATH=.:server:client $(BIN)/python -m tests.faults.soak --runs 70
 
 coverage-parsers: $(READY) ## branches of those parsers that the unit tests and the corpus take
 	PYTHONPATH=.:server:client $(BIN)/python -m tests.fuzz.branches

@@ -29,7 +29,7 @@ from fdfed_server.handing_out import hand_out
 from fdfed_server.provision import provision
 from fdfed_server.roster_change import add_signature, draft_removal, draft_site, publish
 from fdfed_server.vault import Vault, read_signing_key
-from tests.integration.test_processes import free_ports
+from tests.deployment import free_ports
 
 SITES = ("tnbc", "monuseg", "udiat")
 RUN = {

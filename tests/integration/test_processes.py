@@ -5,27 +5,15 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.numpy
-import tomli_w
-import torch
 
 from fdfed.audit import exported, verify
-from fdfed.config import RunPlan
-from fdfed.simulation import simulate
-from fdfed_server.config import FederationConfig
-from fdfed_server.provision import provision
+from tests.deployment import Deployment, assert_equal_bits, deployed, model_of, simulated
 
 SITES = ("tnbc", "monuseg")
 RUN = {
@@ -40,16 +28,6 @@ RUN = {
 }
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for opened in sockets:
-        opened.bind(("127.0.0.1", 0))
-    ports = [opened.getsockname()[1] for opened in sockets]
-    for opened in sockets:
-        opened.close()
-    return ports
-
-
 def real_data() -> Path | None:
     """The folder of real sites, if there is one: FDFED_DATA, else ../shared/data."""
     places = [os.environ.get("FDFED_DATA"), Path(__file__).parents[3] / "shared" / "data"]
@@ -59,107 +37,11 @@ def real_data() -> Path | None:
     return None
 
 
-@dataclass
-class Deployment:
-    """A provisioned federation in a folder, and the processes that were started for it."""
-
-    folder: Path
-    data: Path | None
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-
-    @property
-    def config(self) -> Path:
-        return self.folder / "server" / "federation.toml"
-
-    @property
-    def state(self) -> Path:
-        return FederationConfig.load(self.config).server.state
-
-    def start(self, name: str) -> None:
-        if name == "server":
-            command = ["fdfed_server.cli", "start", "--config", str(self.config)]
-        else:
-            site = self.folder / "sites" / name / "site.toml"
-            images = ["--phantoms"] if self.data is None else ["--data", str(self.data)]
-            command = ["fdfed_client.cli", "--site", name, "--config", str(site), *images]
-            command += ["--threads", "1"]
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-c", f"import {command[0]} as c; c.main()", *command[1:]],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-            )
-
-    def log(self, name: str) -> str:
-        return (self.folder / f"{name}.log").read_text()
-
-    def await_end(self, name: str, seconds: float = 200) -> int:
-        return self.processes[name].wait(seconds)
-
-    def await_log(self, name: str, text: str, seconds: float = 120) -> None:
-        end = time.monotonic() + seconds
-        while text not in self.log(name):
-            assert time.monotonic() < end, f"{name} never said {text!r}:\n{self.log(name)}"
-            time.sleep(0.1)
-
-    def stop(self) -> None:
-        for process in self.processes.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in self.processes.values():
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
 @pytest.fixture
 def deployment(tmp_path: Path) -> Iterator[Deployment]:
     deployment = deployed(tmp_path / "federation", SITES, RUN, data=real_data())
     yield deployment
     deployment.stop()
-
-
-def deployed(
-    folder: Path, sites: Sequence[str], plan: Mapping[str, object], *, data: Path | None
-) -> Deployment:
-    """A federation of these sites, provisioned; on phantoms without `data`."""
-    run = dict(plan)
-    fleet, exchange, control = free_ports(3)
-    provision(sites, folder, fleet_port=fleet, exchange_port=exchange, control_port=control, days=2)
-    config = folder / "server" / "federation.toml"
-    tables = FederationConfig.load(config).model_dump(mode="json")
-    if data is None:
-        run["phantoms"] = True
-    config.write_text(tomli_w.dumps({"server": _server_table(tables["server"]), "run": run}))
-    for site in sites:
-        with (folder / "sites" / site / "site.toml").open("a") as settings:
-            settings.write("allow_deterministic = true\n")
-    return Deployment(folder, data)
-
-
-def _server_table(server: dict[str, object]) -> dict[str, object]:
-    return {key: value for key, value in server.items() if value is not None}
-
-
-def simulated(
-    deployment: Deployment, out: Path, plan: Mapping[str, object] = RUN
-) -> dict[str, np.ndarray]:
-    torch.set_num_threads(1)
-    simulate(RunPlan.model_validate(plan), data=deployment.data, out=out)
-    return safetensors.numpy.load_file(out / "model.safetensors")
-
-
-def model_of(deployment: Deployment) -> dict[str, np.ndarray]:
-    return safetensors.numpy.load_file(deployment.state / "results" / "model.safetensors")
-
-
-def assert_equal_bits(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    assert set(got) == set(expected)
-    for name, value in expected.items():
-        np.testing.assert_array_equal(got[name], value, err_msg=name)
 
 
 @pytest.mark.slow
@@ -188,7 +70,7 @@ def test_separate_processes_over_tls_end_and_equal_the_simulation_bit_for_bit(
         local = list((deployment.folder / "sites" / site / "state" / "local").glob("*/images.csv"))
         assert len(local) == 1, "the site's own report is missing"
         assert_audited(deployment, site)
-    assert_equal_bits(model_of(deployment), simulated(deployment, tmp_path / "simulation"))
+    assert_equal_bits(model_of(deployment), simulated(deployment, tmp_path / "simulation", RUN))
 
 
 def assert_audited(deployment: Deployment, site: str) -> None:
@@ -223,7 +105,7 @@ def test_with_a_secret_of_the_sites_alone_the_result_differs_by_rounding_alone(
     results = json.loads((deployment.state / "results" / "results.json").read_text())
     assert results["privacy"]["blinded"] is True
     assert results["exchange"]["answered"] == 2 * 2 * 1
-    expected = simulated(deployment, tmp_path / "simulation")
+    expected = simulated(deployment, tmp_path / "simulation", RUN)
     for name, value in model_of(deployment).items():
         np.testing.assert_allclose(value, expected[name], rtol=2e-3, atol=2e-4, err_msg=name)
 
@@ -240,7 +122,7 @@ def test_a_killed_coordinator_goes_on_where_it_was_and_changes_no_bit(
     deployment.start("server")
     assert deployment.await_end("server") == 0, deployment.log("server")
     assert deployment.log("server").count("round 2 is complete") == 1
-    assert_equal_bits(model_of(deployment), simulated(deployment, tmp_path / "simulation"))
+    assert_equal_bits(model_of(deployment), simulated(deployment, tmp_path / "simulation", RUN))
 
 
 THREE = ("tnbc", "monuseg", "udiat")
