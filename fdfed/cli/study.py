@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-Name = Literal["defaults", "staleness", "privacy", "baselines", "advisor"]
+Name = Literal["defaults", "staleness", "privacy", "baselines", "advisor", "hostile"]
 StageName = Literal["tuning", "rehearsal", "confirmatory"]
 
 _SECONDS_PER_HOUR = 3600.0
@@ -61,6 +61,7 @@ def study(
     from rich.console import Console
 
     from fdfed.cli.study_advisor import study_advisor
+    from fdfed.cli.study_hostile import attack_by_a_site
     from fdfed.cli.study_privacy import attack
     from fdfed.cli.study_progress import StudyBars
     from fdfed.studies import load_results, run_agenda
@@ -86,6 +87,16 @@ def study(
             out=out,
             stop_after_seconds=budget_hours * _SECONDS_PER_HOUR,
             workers=workers,
+            check=lambda sites: _check_patients(console, sites, data, held_out),
+            page=page,
+        )
+        return
+    if name == "hostile":
+        attack_by_a_site(
+            console,
+            data=None if report_only else data,
+            out=out,
+            stop_after_seconds=budget_hours * _SECONDS_PER_HOUR,
             check=lambda sites: _check_patients(console, sites, data, held_out),
             page=page,
         )

@@ -9,13 +9,13 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from flwr.app import Context, Error, Message, RecordDict
-from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from fdfed.errors import FdfedError
+from fdfed.simulation.behaviour import App
 from fdfed_server.flower import (
     NodeInfo,
     Run,
@@ -29,6 +29,7 @@ from fdfed_server.flower import (
 _FIRST_NODE = 1000
 _CLIENT_APP_RAISED = 2
 _NODE_UNAVAILABLE = 5
+_HOLD_SECONDS = 0.1
 
 Fault = Callable[[Message], bool]
 """Whether this message meets a node that is gone."""
@@ -43,7 +44,7 @@ class InProcessGrid(Grid):
     """
 
     def __init__(
-        self, apps: Mapping[str, ClientApp], *, faults: Mapping[str, Fault] | None = None
+        self, apps: Mapping[str, App], *, faults: Mapping[str, Fault] | None = None
     ) -> None:
         set_task_identity(task_id=1, run_id=1, node_id=1)
         self._run = empty_run()
@@ -105,7 +106,10 @@ class InProcessGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        done = [key for key in message_ids if key in self._replies and self._replies[key].done()]
+        asked = [key for key in message_ids if key in self._replies]
+        # Held a little, as a SuperLink does, so that a reply is had when it is there.
+        wait([self._replies[key] for key in asked], _HOLD_SECONDS, FIRST_COMPLETED)
+        done = [key for key in asked if self._replies[key].done()]
         return [self._replies.pop(key).result() for key in done]
 
     def send_and_receive(

@@ -26,6 +26,7 @@ from fdfed.evaluation.results_files import (
 from fdfed.evaluation.scoring import scores_of
 from fdfed.exchange import Exchange
 from fdfed.privacy import Signer
+from fdfed.simulation.behaviour import HONEST, Behaviour
 from fdfed.simulation.grid import Fault, InProcessGrid
 from fdfed.training.initialise import initial_network
 from fdfed.training.model_file import save_model
@@ -124,10 +125,16 @@ def simulate_sites(
     progress: Progress | None = None,
     faults: Mapping[str, Fault] | None = None,
     local_baseline: bool = False,
+    behaviours: Mapping[str, Behaviour] | None = None,
 ) -> RunResults:
-    """`simulate` for images that are already open: `sites` holds those of each site of the plan."""
+    """`simulate` for images that are already open: `sites` holds those of each site of the plan.
+
+    Args:
+        behaviours: of the sites that do otherwise than they should.
+    """
     _check_plan(plan)
-    runner = _Runner(plan, out, sites, device or torch.device("cpu"), progress or Progress())
+    device = device or torch.device("cpu")
+    runner = _Runner(plan, out, sites, device, progress or Progress(), behaviours=behaviours or {})
     outcome = runner.run(faults or {})
     results = runner.results(outcome)
     answers = runner.compare(outcome) if local_baseline else {}
@@ -221,7 +228,10 @@ class _Runner:
         data: Mapping[str, SiteData],
         device: torch.device,
         progress: Progress,
+        *,
+        behaviours: Mapping[str, Behaviour],
     ) -> None:
+        self._behaviours = behaviours
         self._plan = plan
         self._out = out
         self._data = data
@@ -258,6 +268,9 @@ class _Runner:
             watch_exchange=lambda exchange: self._progress.watch_exchange(name, exchange),
         )
 
+    def _behaviour(self, name: str) -> Behaviour:
+        return self._behaviours.get(name, HONEST)
+
     def _step_done(self, name: str, server_round: int, done: int, steps: int) -> None:
         if self._stopping.is_set():
             raise _Stopped(f"{name} was stopped in round {server_round}")
@@ -270,7 +283,10 @@ class _Runner:
         if state is None:
             # Equal plans are equal runs here, so a plan's digest can name its run.
             state = self._strategy.initial_state(self._run_plan.digest[:32])
-        apps = {name: build_client_app(site) for name, site in self._sites.items()}
+        apps = {
+            name: self._behaviour(name).around(build_client_app(site))
+            for name, site in self._sites.items()
+        }
         with self._open(InProcessGrid(apps, faults=faults)) as grid:
             loop = RoundLoop(
                 self._strategy,
