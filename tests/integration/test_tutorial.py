@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_processes import free_ports
+from tests.deployment import free_ports
 from tests.unit.test_documents import fenced
 
 ROOT = Path(__file__).parents[2]
