@@ -50,7 +50,6 @@ _PLAN: Final[Mapping[str, Any]] = {
     "steps_per_round": 10,
     "batch_size": 8,
     "evaluate_every": 2,
-    "quorum": 3,
     "strategy": "fdfed",
     "loss": "fd+exch",
     "split": {"set_aside": DRAW},
@@ -137,7 +136,15 @@ def run_hostile_trial(
     sites = dict(_halves(open_sites(sources, data)))
     plan = parse(
         RunPlan,
-        {**_PLAN, **DEFENCES[defence], **changes, "sites": list(sites), "seed": seed},
+        {
+            **_PLAN,
+            **DEFENCES[defence],
+            **changes,
+            "sites": list(sites),
+            "quorum": len(sites) - 1,
+            "phantoms": all(images.phantoms for images in sites.values()),
+            "seed": seed,
+        },
         source="the study",
     )
     hostile = HOSTILITIES[hostility]
