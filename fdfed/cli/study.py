@@ -13,7 +13,12 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-Name = Literal["defaults", "staleness", "privacy", "baselines", "advisor", "hostile"]
+Name = Literal[
+    "defaults", "staleness", "privacy", "advisor", "hostile", "baselines", "data-addition",
+    "unseen-site",
+    "ablation-layers", "ablation-warm-start", "theory", "table1", "table2", "table3", "table4",
+    "figure1", "figure2", "figure4", "figure5", "figure6", "figure8", "figure10",
+]  # fmt: skip
 StageName = Literal["tuning", "rehearsal", "confirmatory"]
 
 _SECONDS_PER_HOUR = 3600.0
@@ -40,12 +45,12 @@ def study(
     stage: Annotated[
         StageName,
         typer.Option(
-            help="Of `baselines`. Only `confirmatory` opens the patients of the record, and only "
-            "with a frozen configuration."
+            help="Of all but the first five. Only `confirmatory` opens the patients of the "
+            "record, and only with a frozen configuration."
         ),
     ] = "rehearsal",
     configuration: Annotated[
-        Path, typer.Option(help="Of `baselines`: methods, parameters and seeds.")
+        Path, typer.Option(help="Of the same: methods, parameters and seeds.")
     ] = Path("docs/studies/baselines.toml"),
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Train nothing; write tables of what is done.")
@@ -66,7 +71,7 @@ def study(
     from fdfed.cli.study_progress import StudyBars
     from fdfed.studies import load_results, run_agenda
     from fdfed.studies.baselines.configuration import read_configuration
-    from fdfed.studies.catalogue import STUDIES, comparison_study
+    from fdfed.studies.catalogue import COMPARISONS, STUDIES, staged_study
 
     console = Console()
     if name == "privacy":
@@ -101,8 +106,8 @@ def study(
             page=page,
         )
         return
-    if name == "baselines":
-        chosen = comparison_study(stage, read_configuration(configuration))
+    if name in COMPARISONS:
+        chosen = staged_study(name, stage, read_configuration(configuration), data)
     else:
         chosen = STUDIES[name]
     try:
@@ -113,7 +118,7 @@ def study(
             with StudyBars(console, out) as bars:
                 done = run_agenda(
                     chosen.agenda,
-                    data=data,
+                    data=chosen.prepare(data, out),
                     out=out,
                     workers=workers,
                     stop_after_seconds=budget_hours * _SECONDS_PER_HOUR,

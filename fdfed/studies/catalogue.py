@@ -6,14 +6,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Protocol
 
+from fdfed.errors import InvalidInput
 from fdfed.studies import defaults, staleness, staleness_files, study_files
+from fdfed.studies.addition import agenda as additions
+from fdfed.studies.addition import files as addition
 from fdfed.studies.baselines import files as baselines
-from fdfed.studies.baselines.agenda import Stage, agenda
+from fdfed.studies.baselines.agenda import Stage, agenda, check_frozen
 from fdfed.studies.baselines.configuration import Configuration
+from fdfed.studies.observations import files as observations
+from fdfed.studies.observations.pictures import TITLES, PictureReport, view_of
+from fdfed.studies.observations.views import VIEWS
 from fdfed.studies.schedule import Agenda
 from fdfed.studies.trials import TrialResult
+from fdfed.studies.variants import files as variants
+from fdfed.studies.variants.designs import DESIGNS, UNSEEN_SITE
+from fdfed.studies.variants.hospitals import make_hospitals
 
 Results = Mapping[str, TrialResult]
 
@@ -27,6 +36,8 @@ class Study:
     agenda: Agenda
     write_study: Callable[[Path, Results], None]
     write_page: Callable[[Path, Results], None]
+    prepare: Callable[[Path, Path], Path] = lambda data, _: data
+    """Given the folders of data and study, makes the data folder that trials read."""
 
 
 STUDIES: Final[Mapping[str, Study]] = MappingProxyType(
@@ -44,17 +55,53 @@ STUDIES: Final[Mapping[str, Study]] = MappingProxyType(
 )
 
 
-def comparison_study(stage: Stage, configuration: Configuration) -> Study:
-    """The comparison with other methods, at a stage of its protocol.
+COMPARISONS: Final = ("baselines", "data-addition", *DESIGNS, *VIEWS, *TITLES)
+"""The studies that read the configuration of the comparison and have its stages."""
+
+
+class _Report(Protocol):
+    """Writes what a study has to say."""
+
+    def write_study(self, out: Path, results: Results) -> None:
+        """Tables, figures and `study.json` in `out`."""
+        ...
+
+    def write_page(self, page: Path, results: Results) -> None:
+        """The results section of its page."""
+        ...
+
+
+def staged_study(name: str, stage: Stage, configuration: Configuration, data: Path) -> Study:
+    """One of `COMPARISONS`, at a stage of the protocol, on the images in `data`.
 
     Raises:
-        InvalidInput: if the stage is confirmatory and the configuration is not frozen.
+        InvalidInput: if the stage is confirmatory and the configuration is not frozen, or the study
+            has no such stage.
     """
-    content, report = configuration.content, baselines.Report(stage, configuration)
-    trials = agenda(stage, content)
+    content = configuration.content
+    if stage == "tuning" and name != "baselines":
+        raise InvalidInput(f"the study {name} has no stage tuning; that of baselines serves it")
+    check_frozen(stage, content)
+    report: _Report
+    if name == "baselines":
+        trials, report = agenda(stage, content), baselines.Report(stage, configuration)
+    elif name == addition.STUDY:
+        trials = additions.agenda(stage, content)
+        report = addition.Report(stage, configuration)
+    elif name in DESIGNS:
+        trials = DESIGNS[name].agenda(stage, content)
+        report = variants.Report(DESIGNS[name], stage, configuration)
+    elif name in VIEWS:
+        trials = VIEWS[name].design.agenda(stage, content)
+        report = observations.Report(VIEWS[name], stage, configuration)
+    else:
+        kind = next(kind for kind in TITLES if kind == name)
+        trials = view_of(kind).design.agenda(stage, content)
+        report = PictureReport(kind, stage, configuration, data)
     return Study(
         tuple(site for group in content.groups.values() for site in group.sites),
         lambda _: trials,
         report.write_study,
         report.write_page,
+        make_hospitals if name == UNSEEN_SITE.name else lambda data, _: data,
     )

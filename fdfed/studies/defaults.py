@@ -20,15 +20,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from fdfed.config import RunPlan, parse
 from fdfed.studies.halving import best_half
 from fdfed.studies.held_out import DRAW
+from fdfed.studies.merging import Changes, merged
 from fdfed.studies.trials import ALGORITHM_1, Trial, TrialResult
-
-Changes = Mapping[str, Any]
-"""Fields of a run plan; nested tables as mappings."""
 
 FOLDS: Final = 3
 SEEDS: Final = 5
@@ -255,8 +253,8 @@ def trial(group: Group, method: str, config: str, *, fold: int, seed: int = 0) -
     changes = METHODS.get(method) or REFERENCES[method]
     known = {**configurations(method), **_SCHEDULE}
     for part in config.split(" + "):
-        changes = _merged(changes, known[part])
-    values = _merged(_merged(COMMON, group.changes), changes)
+        changes = merged(changes, known[part])
+    values = merged(merged(COMMON, group.changes), changes)
     split = {"held_out": DRAW, "fold": fold, "folds": FOLDS}
     plan = parse(RunPlan, {**values, "seed": seed, "split": split}, source="the study")
     return Trial(group.name, method, config, plan)
@@ -289,12 +287,3 @@ def _scores(results: Results, method: str, config: str, folds: Sequence[int]) ->
 
 def _joined(winner: str, schedule: str) -> str:
     return schedule if winner == BASE else f"{winner} + {schedule}"
-
-
-def _merged(old: Changes, new: Changes) -> dict[str, Any]:
-    """`old` with the entries of `new`; nested tables are merged, not replaced."""
-    both = dict(old)
-    for key, value in new.items():
-        nested = isinstance(value, Mapping) and isinstance(both.get(key), Mapping)
-        both[key] = _merged(both[key], value) if nested else value
-    return both

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any, Final
 
 from fdfed.atomic_file import write_text
 from fdfed.errors import InvalidInput
+from fdfed.evaluation.results import library_versions
+from fdfed.evaluation.results_files import without_nan
+from fdfed.studies.baselines.configuration import Configuration
 
 END: Final = "<!-- end of results -->"
 
@@ -76,3 +80,20 @@ def percent(value: float | None, *, sign: str = "") -> str:
 def with_sd(value: float | None, sd: float | None, *, sign: str = "") -> str:
     """`percent` of a mean, with its standard deviation where there is one."""
     return percent(value, sign=sign) + ("" if sd is None else f" ± {100 * sd:.1f}")
+
+
+def write_document(
+    folder: Path, study: str, content: Mapping[str, Any], *, configuration: Configuration
+) -> None:
+    """`study.json`: the study's name, its configuration with its SHA-256, versions, and content;
+    numbers that do not exist are null."""
+    document = {
+        "study": study,
+        "configuration_sha256": configuration.sha256,
+        "frozen": configuration.content.frozen,
+        "configuration": configuration.content.model_dump(mode="json"),
+        "versions": library_versions(),
+        **content,
+    }
+    text = json.dumps(without_nan(document), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(folder / "study.json", text + "\n")

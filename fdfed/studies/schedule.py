@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -144,7 +145,14 @@ def _work(trial: Trial, data: Path, folder: Path, shelf: Path) -> None:
         sys.stdout = sys.stderr = log
         threading.Thread(target=_end_with_parent, daemon=True).start()
         torch.set_num_threads(1)
-        run_trial(folder, trial, data, shelf=shelf)
+        try:
+            run_trial(folder, trial, data, shelf=shelf)
+        except BaseException:
+            # Here: what Python says of it at the process's end would meet a closed file.
+            traceback.print_exc(file=log)
+            raise SystemExit(1) from None
+        finally:
+            sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
 
 
 def _end_with_parent() -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from fdfed.config import MethodPlan, RunPlan
 from fdfed.data import SiteData
-from fdfed.evaluation.metrics import image_scores
+from fdfed.evaluation.metrics import foreground, image_scores
 from fdfed.evaluation.whole_image import whole_image_logits
 from fdfed.losses import feature_discrepancy_loss
 from fdfed.networks import SegmentationNetwork
@@ -31,6 +31,8 @@ class ScoredImage:
     patient: str
     dice: float | None
     iou: float | None
+    annotated_pixels: int = 0
+    predicted_pixels: int = 0
     discrepancy: Mapping[str, float] = field(default_factory=dict)
     """L_fd (Eq. 1) by tap, literal, on mean prototypes; without the taps at which the image lacks
     one of the two. It needs the annotation, so it explains a score and predicts none."""
@@ -68,6 +70,7 @@ def _of_site(plan: RunPlan, site: SiteData, network: SegmentationNetwork) -> lis
             logits = whole_image_logits(network, image)
         discrepancies = tap_discrepancies(network, image, mask, method=plan.method)
         scores = image_scores(logits.float(), mask, names)
+        predicted = foreground(logits.float()).flatten(1).sum(1).tolist()
         found += [
             ScoredImage(
                 site=site.name,
@@ -75,9 +78,11 @@ def _of_site(plan: RunPlan, site: SiteData, network: SegmentationNetwork) -> lis
                 patient=patients[score.name],
                 dice=None if math.isnan(score.dice) else score.dice,
                 iou=None if math.isnan(score.iou) else score.iou,
+                annotated_pixels=score.foreground_pixels,
+                predicted_pixels=int(count),
                 discrepancy=discrepancy,
             )
-            for score, discrepancy in zip(scores, discrepancies, strict=True)
+            for score, count, discrepancy in zip(scores, predicted, discrepancies, strict=True)
         ]
     return found
 
@@ -105,13 +110,23 @@ def tap_discrepancies(
     _, taps = network.forward_with_taps(padded)
     found: list[dict[str, float]] = [{} for _ in range(len(image))]
     for tap, features in taps.items():
-        foreground, background, valid = masked_prototypes(
+        F, B, valid = masked_prototypes(
             features, covered, pooling=method.pooling, mask_pooling=method.mask_pooling
         )
         for row in torch.nonzero(valid).flatten().tolist():
             one = slice(row, row + 1)
-            loss = feature_discrepancy_loss(
-                foreground[one], background[one], valid[one], eps=method.eps
-            )
+            loss = feature_discrepancy_loss(F[one], B[one], valid[one], eps=method.eps)
             found[row][tap] = float(loss)
     return found
+
+
+@torch.no_grad()
+def spectral_norms(network: SegmentationNetwork) -> dict[str, float]:
+    """The largest singular value of every layer's weights, as a matrix of their first dimension by
+    all others: what `torch.nn.utils.spectral_norm` divides by. The operator of a convolution has
+    another norm."""
+    return {
+        name: float(torch.linalg.matrix_norm(weight.flatten(1).double(), 2))
+        for name, weight in network.named_parameters()
+        if weight.ndim >= 2
+    }

@@ -7,6 +7,7 @@ complete round. Results are never deleted, also those of losers.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -29,7 +30,12 @@ from fdfed.studies.algorithm_1 import train_algorithm_1
 from fdfed.studies.cotangents import CotangentLog, LagError, read_errors
 from fdfed.studies.diagnostics import TapDiagnostics, diagnose
 from fdfed.studies.phase_one import put_phase_1, take_phase_1
-from fdfed.studies.scored_images import ScoredImage, diverged_test_images, score_test_images
+from fdfed.studies.scored_images import (
+    ScoredImage,
+    diverged_test_images,
+    score_test_images,
+    spectral_norms,
+)
 from fdfed.studies.trainers import TRAINER_NAMES, create_trainer
 from fdfed.studies.trainers.sham import Sham
 from fdfed.training.fastest import USUAL, lay_out_
@@ -75,8 +81,10 @@ class Trial:
     """Whether it may read the plan's test images. A trial that may not and has some is refused, so
     that nothing is chosen on them."""
     shares: Mapping[str, float] = field(default_factory=dict)
-    """The part of a site's training images that it has, by site; all of them where nothing is
-    said. Subsets are nested."""
+    """The part of a site's training images that it has, or above 1 their number, by site; all of
+    them where nothing is said. Subsets are nested."""
+    joins_after: int = 0
+    """All sites but the first join after this round; 0: all are there from the start."""
     evaluate: tuple[str, ...] = ()
     """Sites beside the plan's that the final common model is tested on, with all images that the
     plan's split leaves: it was trained on none of them."""
@@ -89,7 +97,7 @@ class Trial:
         said = self.plan.model_dump(mode="json", exclude_unset=True)
         said |= {
             key: value
-            for key in ("trainer", "parameters", "shares", "evaluate")
+            for key in ("trainer", "parameters", "shares", "joins_after", "evaluate")
             if (value := getattr(self, key))
         }
         text = json.dumps(said, sort_keys=True, separators=(",", ":"))
@@ -134,6 +142,8 @@ class TrialResult:
     """The round whose common model was tested; None where sites have models of their own."""
     images: Sequence[ScoredImage] = ()
     """The test images under the final model, of a trial that may read them."""
+    spectral_norms: Mapping[str, float] = field(default_factory=dict)
+    """By layer of the final common model, of a trial whose test images are read."""
     bytes: Mapping[str, int] = field(default_factory=dict)
     """`up` and `down`, all sites and rounds together."""
     exchange: Mapping[str, float | int] = field(default_factory=dict)
@@ -175,16 +185,49 @@ def run_trial(
     elif trial.trainer in TRAINER_NAMES:
         result = _trained(folder, trial, sites)
     else:
-        # Trials on other shares of the images have another phase 1.
-        shelf = None if trial.shares else shelf
+        # Trials on other shares of the images, or of other sites, have another phase 1.
+        shelf = None if trial.shares or trial.joins_after else shelf
         result = _simulated(folder, trial, sites, shelf, progress or Progress())
     if trial.opens_test:
         result = replace(result, images=_test_images(folder, trial, sites, data, result))
+        if result.best_round is not None:
+            common = final_network(folder, trial.plan)
+            result = replace(result, spectral_norms=spectral_norms(common))
     write_text(folder / _RESULT, json.dumps(asdict(replace(result, name=name))))
     # States of every trial would fill a disk; the curves are what is kept, and tested models, which
     # figures are drawn with.
     for part in ("state",) if trial.opens_test else ("state", _MODELS):
         shutil.rmtree(folder / "run" / part, ignore_errors=True)
+
+
+class _Joining(Exception):
+    """The other sites join now."""
+
+
+class _UntilJoining(Observer):
+    """Ends a run after a round; the run's state is that of the round."""
+
+    def __init__(self, rounds: int) -> None:
+        self._rounds = rounds
+
+    def round_finished(self, record: RoundRecord) -> None:
+        if record.round == self._rounds:
+            raise _Joining
+
+
+def _before_joining(
+    folder: Path, trial: Trial, sites: Mapping[str, SiteData], progress: Progress
+) -> None:
+    """Trains the first site's federation up to the round after which the others join it."""
+    plan = trial.plan.model_copy(update={"sites": trial.plan.sites[:1]})
+    observers = Several([progress.observer, _UntilJoining(trial.joins_after)])
+    with contextlib.suppress(_Joining):
+        simulate_sites(
+            plan,
+            {name: sites[name] for name in plan.sites},
+            out=folder / "run",
+            progress=replace(progress, observer=observers),
+        )
 
 
 def _open(trial: Trial, data: Path, progress: Progress | None) -> dict[str, SiteData]:
@@ -193,10 +236,13 @@ def _open(trial: Trial, data: Path, progress: Progress | None) -> dict[str, Site
     kept = [name for name, site in sites.items() if site.parts["test"]]
     if kept and not trial.opens_test:
         raise DataError(f"{', '.join(kept)} hold test images; a trial must be given a fold")
-    return {
-        name: site.subset(trial.shares[name]) if name in trial.shares else site
-        for name, site in sites.items()
-    }
+    return {name: _part(site, trial.shares.get(name, 1.0)) for name, site in sites.items()}
+
+
+def _part(site: SiteData, share: float) -> SiteData:
+    count = len(site.parts["train"])
+    # Half an image less: the subset rounds up, and a quotient of two integers may lie just above.
+    return site.subset(share if share <= 1 else min(1.0, (share - 0.5) / count))
 
 
 def _trained(folder: Path, trial: Trial, sites: Mapping[str, SiteData]) -> TrialResult:
@@ -226,12 +272,13 @@ def _test_images(
         tested |= {name: site.all_as_test() for name, site in unseen.items()}
     if result.score is None:
         return diverged_test_images(tested)
-    networks = {site: _final_network(folder, trial.plan, site) for site in tested}
+    networks = {site: final_network(folder, trial.plan, site) for site in tested}
     return score_test_images(trial.plan, tested, lambda site: networks[site])
 
 
-def _final_network(folder: Path, plan: RunPlan, site: str) -> SegmentationNetwork:
-    """The model that the site uses: its own where it has one, else the common one."""
+def final_network(folder: Path, plan: RunPlan, site: str = "") -> SegmentationNetwork:
+    """The model of a tested trial that the site uses: its own where it has one, else the common
+    one; without a site, the common one."""
     own, common = (folder / "run" / path for path in (f"{_MODELS}/{site}.safetensors", MODEL))
     network = initial_network(plan)
     network.load_state_dict(load_file(own if own.exists() else common))
@@ -271,6 +318,8 @@ def _simulated(
         sham = Sham(plan.sites, seed=plan.seed, folder=folder / "run" / "state" / SHAM)
         progress = replace(progress, watch_exchange=sham.around)
     try:
+        if completed_rounds(folder) < trial.joins_after:
+            _before_joining(folder, trial, sites, progress)
         results = simulate_sites(plan, sites, out=folder / "run", progress=progress)
     except QuorumNotMet as err:
         return _result(trial, (), failure=str(err))

@@ -16,11 +16,12 @@ Stage = Literal["tuning", "rehearsal", "confirmatory"]
 REHEARSAL: Final = "rehearsal-1"
 """Name of the draw of test patients, among those that are not confirmatory, of the rehearsal."""
 
-_SPLITS: Final[Mapping[Stage, Mapping[str, Any]]] = {
+SPLITS: Final[Mapping[Stage, Mapping[str, Any]]] = {
     "tuning": {"held_out": DRAW, "fold": 0, "folds": 3},
     "rehearsal": {"set_aside": DRAW, "held_out": REHEARSAL},
     "confirmatory": {"held_out": DRAW},
 }
+"""The split of every stage, whatever the study."""
 
 
 def agenda(stage: Stage, comparison: Comparison) -> list[Trial]:
@@ -35,11 +36,7 @@ def agenda(stage: Stage, comparison: Comparison) -> list[Trial]:
     """
     if stage == "tuning":
         return _tuning(comparison)
-    if stage == "confirmatory" and not comparison.frozen:
-        raise InvalidInput(
-            "the confirmatory patients are opened once the configuration is frozen, and it says "
-            f"frozen = false ({comparison.awaited or 'no reason given'}); use --stage rehearsal"
-        )
+    check_frozen(stage, comparison)
     return [
         trial(stage, comparison, group, method, seed=seed)
         for primary in (True, False)
@@ -48,6 +45,19 @@ def agenda(stage: Stage, comparison: Comparison) -> list[Trial]:
         if comparison.methods[method].primary is primary
         for group in comparison.groups
     ]
+
+
+def check_frozen(stage: Stage, comparison: Comparison) -> None:
+    """Nothing, if the stage may be run.
+
+    Raises:
+        InvalidInput: if it is the confirmatory one and the configuration is not frozen.
+    """
+    if stage == "confirmatory" and not comparison.frozen:
+        raise InvalidInput(
+            "the confirmatory patients are opened once the configuration is frozen, and it says "
+            f"frozen = false ({comparison.awaited or 'no reason given'}); use --stage rehearsal"
+        )
 
 
 def _tuning(comparison: Comparison) -> list[Trial]:
@@ -74,7 +84,7 @@ def trial(
     values = comparison.values(group, method, candidate)
     plan = parse(
         RunPlan,
-        {**values, "seed": seed, "split": dict(_SPLITS[stage]), "min_count": 1},
+        {**values, "seed": seed, "split": dict(SPLITS[stage]), "min_count": 1},
         source="the study",
     )
     row = comparison.methods[method]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -11,6 +10,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, model_validator
 
 from fdfed.config import Count, Frozen, RunPlan, parse, read_toml
+from fdfed.studies.merging import Changes, merged
 from fdfed.studies.trainers import TRAINER_NAMES
 from fdfed.studies.trials import SHAM
 
@@ -20,7 +20,6 @@ CANDIDATES: Final = 3
 
 Role = Literal["ours", "without", "baseline", "reference"]
 MethodName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+-]{0,31}$")]
-Changes = Mapping[str, Any]
 
 
 class Candidate(Frozen):
@@ -172,12 +171,3 @@ def read_configuration(path: Path) -> Configuration:
                 values = content.values(group, name, candidate)
                 parse(RunPlan, values, source=f"{path}: {name}, {candidate}")
     return Configuration(content, hashlib.sha256(path.read_bytes()).hexdigest())
-
-
-def merged(old: Changes, new: Changes) -> dict[str, Any]:
-    """`old` with the entries of `new`; nested tables are merged, not replaced."""
-    both = dict(old)
-    for key, value in new.items():
-        nested = isinstance(value, Mapping) and isinstance(both.get(key), Mapping)
-        both[key] = merged(both[key], value) if nested else value
-    return both

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from fdfed.atomic_file import write_text
-from fdfed.evaluation.results import library_versions
-from fdfed.evaluation.results_files import without_nan
 from fdfed.studies.baselines.agenda import Stage, agenda, done
 from fdfed.studies.baselines.analysis import Analysis, Hypothesis, Lead, Row, analyse
 from fdfed.studies.baselines.configuration import BASE, Comparison, Configuration
 from fdfed.studies.baselines.figure import draw_comparison
-from fdfed.studies.page import check_page, percent, rewrite_section, write_csv
+from fdfed.studies.page import check_page, percent, rewrite_section, write_csv, write_document
 from fdfed.studies.trials import TrialResult
 
 Results = Mapping[str, TrialResult]
@@ -46,12 +42,7 @@ class Report:
         self._write_tables(out, results)
         finished = done(self.stage, self._comparison, results)
         document: dict[str, Any] = {
-            "study": STUDY,
             "stage": self.stage,
-            "frozen": self._comparison.frozen,
-            "configuration_sha256": self.configuration.sha256,
-            "configuration": self._comparison.model_dump(mode="json"),
-            "versions": library_versions(),
             "trials": [
                 {"trial": r.name, "group": r.group, "method": r.method, "seed": r.seed}
                 for seeds in finished.values()
@@ -68,8 +59,7 @@ class Report:
                 "hypotheses": [asdict(entry) for entry in analysis.hypotheses],
                 "detectable_effect": analysis.detectable,
             }
-        text = json.dumps(without_nan(document), indent=2, ensure_ascii=False, allow_nan=False)
-        write_text(out / "study.json", text + "\n")
+        write_document(out, STUDY, document, configuration=self.configuration)
 
     def write_page(self, page: Path, results: Results) -> None:
         """Rewrites the results section of `page`; tables and the figure go beside it, the figure as

@@ -54,6 +54,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+class CutAfter(Observer):
+    def __init__(self, rounds: int) -> None:
+        self.rounds = rounds
+
+    def round_finished(self, record: RoundRecord) -> None:
+        if record.round == self.rounds:
+            raise KeyboardInterrupt
+
+
 def run(trial: Trial, data: Path, out: Path, **how: Any) -> TrialResult:
     run_trial(folder_of(out, trial), trial, data, **how)
     return load_results(out)[trial.name]
@@ -159,6 +168,30 @@ def test_a_site_may_have_a_share_of_its_training_images(data: Path, tmp_path: Pa
     assert part.curve != whole.curve
 
 
+def test_a_share_above_one_is_a_number_of_images(data: Path, tmp_path: Path) -> None:
+    plan = {"strategy": "fedavg", "loss": "seg", "rounds": 1}
+    trial = trial_of("fedavg", plan=plan, shares={"monuseg": 3})
+    run(trial, data, tmp_path)
+    document = json.loads((folder_of(tmp_path, trial) / "run" / "results.json").read_text())
+    assert document["sites"]["monuseg"]["n_train"] == 3
+
+
+@pytest.mark.parametrize("cut", [1, 4])
+def test_a_site_joins_a_trained_federation_also_when_the_trial_was_cut(
+    cut: int, data: Path, tmp_path: Path
+) -> None:
+    joining = trial_of(joins_after=3)
+    whole = run(joining, data, tmp_path / "whole")
+    # Three rounds of one site, and then of both.
+    assert [sorted(dice) for _, dice in whole.curve] == [["tnbc"]] * 3 + [["monuseg", "tnbc"]] * 2
+    folder = folder_of(tmp_path / "cut", joining)
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(folder, joining, data, progress=Progress(observer=CutAfter(cut)))
+    assert run(joining, data, tmp_path / "cut").curve == whole.curve
+    alone = run(trial_of(plan={"sites": ("tnbc",), "loss": "fd"}), data, tmp_path / "alone")
+    assert [dice for _, dice in whole.curve[:3]] == [dice for _, dice in alone.curve[:3]]
+
+
 def test_an_unseen_site_is_tested_on_all_its_images(data: Path, tmp_path: Path) -> None:
     plan = {"sites": ("tnbc",), "strategy": "fedavg", "loss": "seg", "rounds": 2}
     result = run(trial_of("fedavg", plan=plan, evaluate=("monuseg",)), data, tmp_path)
@@ -171,15 +204,6 @@ def test_a_run_that_diverged_scores_zero_on_every_image(data: Path) -> None:
     images = diverged_test_images(sites)
     assert len(images) == sum(len(site.parts["test"]) for site in sites.values())
     assert {image.dice for image in images} == {0.0}
-
-
-class CutAfter(Observer):
-    def __init__(self, rounds: int) -> None:
-        self.rounds = rounds
-
-    def round_finished(self, record: RoundRecord) -> None:
-        if record.round == self.rounds:
-            raise KeyboardInterrupt
 
 
 def test_a_sham_differs_from_the_exchange_and_repeats_also_when_it_was_cut(

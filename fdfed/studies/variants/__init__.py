@@ -1,0 +1,1 @@
+"""Smaller studies: some variants of a method, each set against one of them, seed by seed."""
