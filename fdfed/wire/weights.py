@@ -38,7 +38,7 @@ class Weights(Mapping[str, NDArray[Any]]):
     """The tensors of a message by name: read-only views of the one packed array that travelled, or,
     where it lies on disk, what is read from there each time.
 
-    A tensor's values are checked when it is read, so nothing of the size of the model is copied.
+    A tensor's values are checked when it is first read, and nothing of the model's size is copied.
 
     Raises:
         WireError: if the packed array and its list of tensors do not agree; on access, for a value
@@ -53,6 +53,7 @@ class Weights(Mapping[str, NDArray[Any]]):
             self._begin = flat_start(self._data, "|u1")
         except WireError as err:
             raise WireError(f"the packed weights: {err}") from err
+        self._checked: set[str] = set()
         self._places: dict[str, tuple[np.dtype[Any], tuple[int, ...], int]] = {}
         offset = 0
         for name, dtype, shape in _parse_manifest(manifest):
@@ -72,9 +73,25 @@ class Weights(Mapping[str, NDArray[Any]]):
             value = np.frombuffer(piece, dtype, count=count).reshape(shape)
         else:
             value = np.frombuffer(self._data, dtype, count=count, offset=start).reshape(shape)
-        if dtype.kind == "f" and not np.isfinite(value).all():
-            raise WireError(f"the tensor {name!r} holds values that are not finite")
+        # Once is enough: what has arrived does not change.
+        if dtype.kind == "f" and name not in self._checked:
+            if not np.isfinite(value).all():
+                raise WireError(f"the tensor {name!r} holds values that are not finite")
+            self._checked.add(name)
         return value
+
+    def described(self, name: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+        """Dtype and shape of a tensor, of which nothing is read."""
+        dtype, shape, _ = self._places[name]
+        return dtype, shape
+
+    def block(self, name: str, begin: int, end: int) -> NDArray[Any]:
+        """The elements from `begin` to `end` of a tensor, laid flat; values are not checked."""
+        dtype, _, offset = self._places[name]
+        start = self._begin + offset + begin * dtype.itemsize
+        if isinstance(self._data, SpooledBytes):
+            return np.frombuffer(self._data.read(start, (end - begin) * dtype.itemsize), dtype)
+        return np.frombuffer(self._data, dtype, count=end - begin, offset=start)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)

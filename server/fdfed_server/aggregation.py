@@ -1,18 +1,19 @@
 """The weighted average of the sites' weights, folded in one reply at a time.
 
-Memory is the running sum (fp64) and one tensor of one reply, however many sites answer. The order
+Memory is the running sum (fp64) and a block of one reply, however many sites answer. The order
 of folding is the caller's and fixed, so equal replies give equal bits whatever order they came in.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fdfed.errors import WireError
+from fdfed.wire import Weights
 
 _BLOCK: Final = 1 << 18
 """Elements of a tensor that are computed with at a time: 2 MiB in fp64."""
@@ -20,21 +21,27 @@ _MAX_COUNT: Final = 2**53
 """Of a counter: the sum is in fp64, which holds no larger integers exactly."""
 
 
-def _blocks(one: NDArray[Any], other: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Views of two arrays of one shape, block by block; `one` may be written to."""
-    flat, beside = one.reshape(-1), np.ascontiguousarray(other).reshape(-1)
+def _blocks(
+    beside: NDArray[Any], weights: Mapping[str, NDArray[Any]], name: str
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Views of an array, which may be written to, and of the tensor of its shape, block by block;
+    of weights that lie on disk no more than a block is read at a time."""
+    flat = beside.reshape(-1)
+    whole = None if isinstance(weights, Weights) else np.ascontiguousarray(weights[name])
     for begin in range(0, flat.size, _BLOCK):
-        yield flat[begin : begin + _BLOCK], beside[begin : begin + _BLOCK]
+        end = min(begin + _BLOCK, flat.size)
+        if whole is None:
+            yield flat[begin:end], cast(Weights, weights).block(name, begin, end)
+        else:
+            yield flat[begin:end], whole.reshape(-1)[begin:end]
 
 
-def _square_distance(one: NDArray[Any], other: NDArray[Any]) -> float:
-    """‖one − other‖²."""
-    total = 0.0
-    for value, own in _blocks(one, other):
-        difference = value.astype(np.float64)
-        difference -= own
-        total += float(np.square(difference, out=difference).sum())
-    return total
+def _described(
+    weights: Mapping[str, NDArray[Any]], name: str
+) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    if isinstance(weights, Weights):
+        return weights.described(name)
+    return weights[name].dtype, weights[name].shape
 
 
 class Incoming:
@@ -63,23 +70,32 @@ class Incoming:
             odd = sorted(set(weights).symmetric_difference(self._reference))
             raise WireError(f"the update lacks or adds tensors: {', '.join(odd[:5])}")
         for name, own in self._reference.items():
-            value = weights[name]
-            if value.shape != own.shape or value.dtype != own.dtype:
+            dtype, shape = _described(weights, name)
+            if shape != own.shape or dtype != own.dtype:
                 raise WireError(
-                    f"the tensor {name!r} of the update is {value.dtype} {value.shape}; the model "
-                    f"has {own.dtype} {own.shape}"
+                    f"the tensor {name!r} of the update is {dtype} {shape}; the model has "
+                    f"{own.dtype} {own.shape}"
                 )
-            if own.dtype.kind == "f" and not np.isfinite(value).all():
-                raise WireError(f"the tensor {name!r} of the update is not finite")
-            if own.dtype.kind == "i" and ((value < 0) | (value > _MAX_COUNT)).any():
-                raise WireError(f"the counter {name!r} of the update is not in 0 to {_MAX_COUNT}")
+            for _, value in _blocks(own, weights, name):
+                if own.dtype.kind == "f" and not np.isfinite(value).all():
+                    raise WireError(
+                        f"the tensor {name!r} of the update holds values that are not finite"
+                    )
+                if own.dtype.kind == "i" and ((value < 0) | (value > _MAX_COUNT)).any():
+                    raise WireError(
+                        f"the counter {name!r} of the update is not in 0 to {_MAX_COUNT}"
+                    )
 
     def square_move(self, weights: Mapping[str, NDArray[Any]]) -> float:
         """‖weights − W‖² over the measured tensors."""
+        total = 0.0
         with np.errstate(over="ignore"):  # infinite then, as it should be
-            return sum(
-                _square_distance(weights[name], self._reference[name]) for name in self._measured
-            )
+            for name in self._measured:
+                for own, value in _blocks(self._reference[name], weights, name):
+                    difference = value.astype(np.float64)
+                    difference -= own
+                    total += float(np.square(difference, out=difference).sum())
+        return total
 
 
 class WeightedAverage(Incoming):
@@ -114,8 +130,10 @@ class WeightedAverage(Incoming):
         for name, own in self._reference.items():
             if name not in self._sums:
                 self._sums[name] = np.zeros(own.shape)
-            for total, value in _blocks(self._sums[name], weights[name]):
-                np.add(total, value.astype(np.float64) * num_examples, out=total)
+            for total, value in _blocks(self._sums[name], weights, name):
+                term = value.astype(np.float64)
+                term *= num_examples
+                np.add(total, term, out=total)
         if square_move is None:
             square_move = self.square_move(weights)
         self._examples += num_examples

@@ -3,13 +3,15 @@
     python tests/benchmarks/bench_aggregation.py [--sites 8] [--network unet] [--width 0]
                                                  [--repeats 3] [--folder DIR]
 
-The updates are those of the whole U-Net (31 M parameters), written to `--folder` first, 4 bytes a
-parameter plain and 8 masked; the masks are real ones of all sites and cancel. The coordinator's
-work is `Strategy.aggregate_train`, from the records as they have arrived to the new model, one
-reply after the other. Both kinds run in processes of their own.
+The updates are those of the whole U-Net (31 M parameters), written to `--folder` first as Flower's
+objects, 4 bytes a parameter plain and 8 masked; the masks are real ones of all sites and cancel.
+The coordinator's work is `Strategy.aggregate_train`, from the first reply to the new model, one
+reply after the other; each is fetched object by object as from the SuperLink, its large arrays
+going to disk meanwhile. All kinds run in processes of their own. `bare` is the running sum alone,
+of the same tensors in memory: `total += n * update` in fp64, and a division.
 
-`seconds` is processor time less that in which the next reply is read from disk, the best of the
-repeats; other programs on the machine lengthen it less than wall time.
+`seconds` is processor time less that in which the next reply is fetched, the best of the repeats;
+other programs on the machine lengthen it less than wall time. `fetch` is that time, by reply.
 `peak` is that of resident memory above what the process held before the first reply came (the
 global model among it), the arriving reply included; in models of 4 bytes a parameter, and in
 updates as they travel. `site` is what masking takes a site beyond packing: rounding, and the
@@ -19,6 +21,7 @@ streams of its peers.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import resource
@@ -27,19 +30,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.app import Metadata, RecordDict
+from flwr.app.message import make_message
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from fdfed.config import RunPlan
 from fdfed.privacy import ContributionLayout, KeyContext, MaskingKey, Measures, Signer
 from fdfed.wire import MaskedResult, TrainResult
+from fdfed_server.flower.pieces import Pieces
 from fdfed_server.run_state import RunState
 from fdfed_server.strategy import SiteReply, Strategy
 
 RUN = "ab" * 8
-KINDS = ("plain", "masked")
+KINDS = ("bare", "plain", "masked")
 EXAMPLES = 100
 
 
@@ -107,36 +114,39 @@ def records(
 
 
 class Stored:
-    """Answers on disk, each of which is read when it is due."""
+    """Answers on disk as Flower's objects, each of which is fetched when it is due, as the grid
+    fetches it from the SuperLink."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.reading = 0.0
-        self._small: dict[str, RecordDict] = {}
-        self._arrays: dict[str, tuple[str, Array]] = {}
+        self._ids: dict[str, tuple[str, list[str]]] = {}
 
     def add(self, site: str, record: RecordDict) -> int:
         part = "masked" if "masked" in record else "weights"
-        ((name, array),) = record[part].items()  # type: ignore[union-attr]
-        (self.folder / site).write_bytes(array.data)
-        self._small[site] = RecordDict({key: v for key, v in record.items() if key != part})
-        empty = Array(array.dtype, array.shape, array.stype, b"")
-        self._arrays[site] = (f"{part} {name}", empty)
-        return len(array.data)
+        ((_, array),) = record[part].items()  # type: ignore[union-attr]
+        size = len(array.data)
+        message = make_message(Metadata(1, "", 2, 1, "", "", 0.0, 60.0, "train"), record)
+        objects = get_all_nested_objects(message)
+        for key in list(objects):
+            (self.folder / f"{site}-{key}").write_bytes(objects[key].deflate())
+        self._ids[site] = (message.object_id, list(objects))
+        return size
 
     def replies(self) -> Iterator[SiteReply]:
-        for site, small in self._small.items():
+        for site, (message_id, keys) in self._ids.items():
             began = time.process_time()
-            where, array = self._arrays[site]
-            part, name = where.split()
-            full = Array(array.dtype, array.shape, array.stype, (self.folder / site).read_bytes())
-            record = RecordDict({**small, part: ArrayRecord({name: full})})
-            del full
-            reply = SiteReply(site=site, record=record)
-            del record
+            pieces = Pieces(partial(self._pull, site), folder=self.folder)
+            contents = {key: pieces.pull(key) for key in keys}
+            message = pieces.put_together(message_id, contents, limit=2**31)
+            reply = SiteReply(site=site, record=message.content)
+            del message, pieces, contents
             self.reading += time.process_time() - began
             yield reply
             del reply
+
+    def _pull(self, site: str, key: str) -> bytes:
+        return (self.folder / f"{site}-{key}").read_bytes()
 
 
 def resident() -> int:
@@ -147,9 +157,11 @@ def resident() -> int:
 
 def measure(kind: str, arguments: argparse.Namespace) -> dict[str, float]:
     """Seconds and bytes of one kind; this process does nothing else."""
-    plan = plan_of(kind, arguments)
+    plan = plan_of("plain" if kind == "bare" else kind, arguments)
     strategy = Strategy(plan)
     state = strategy.initial_state(RUN)
+    if kind == "bare":
+        return measure_bare(plan, state, arguments.repeats)
     stored = Stored(Path(arguments.folder))
     site_seconds, travels = [], 0
     for site, record, seconds in records(plan, strategy, state):
@@ -160,7 +172,7 @@ def measure(kind: str, arguments: argparse.Namespace) -> dict[str, float]:
     best, peak = float("inf"), 0
     for _ in range(arguments.repeats):
         # Linux: the high-water mark begins anew.
-        Path("/proc/self/clear_refs").write_text("5")
+        start_high_water()
         before, stored.reading, began = resident(), 0.0, time.process_time()
         trained = strategy.aggregate_train(state, 1, 1, examples, stored.replies())
         best = min(best, time.process_time() - began - stored.reading)
@@ -174,7 +186,40 @@ def measure(kind: str, arguments: argparse.Namespace) -> dict[str, float]:
         "travels": travels,
         "parameters": parameters,
         "site": min(site_seconds),
+        "fetch": stored.reading / len(plan.sites),
     }
+
+
+def measure_bare(plan: RunPlan, state: RunState, repeats: int) -> dict[str, float]:
+    """The same sum without anything around it."""
+    best, peak = float("inf"), 0
+    for _ in range(repeats):
+        start_high_water()
+        before, spent, total = resident(), 0.0, {}
+        for site in plan.sites:
+            update = updates(state, site)
+            began = time.process_time()
+            for name, value in update.items():
+                term = value.astype(np.float64) * EXAMPLES
+                total[name] = total[name] + term if name in total else term
+            spent += time.process_time() - began
+            del update
+        began = time.process_time()
+        for name, value in state.model.weights.items():
+            total[name] = (total[name] / (EXAMPLES * len(plan.sites))).astype(value.dtype)
+        spent += time.process_time() - began
+        best, peak = min(best, spent), max(peak, high_water() - before)
+        del total
+    parameters = sum(w.size for w in state.model.weights.values())
+    travels = sum(w.nbytes for w in state.model.weights.values())
+    return {"seconds": best, "peak": peak, "travels": travels, "parameters": parameters,
+            "site": 0.0, "fetch": 0.0}  # fmt: skip
+
+
+def start_high_water() -> None:
+    """Begins the mark anew, with what was freed before given back to the system."""
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def high_water() -> int:
@@ -186,18 +231,18 @@ def high_water() -> int:
 
 
 def print_table(found: dict[str, dict[str, float]], sites: int) -> None:
-    plain = found["plain"]["seconds"]
+    bare = found["bare"]["seconds"]
     print(f"{sites} sites, {found['plain']['parameters'] / 1e6:.1f} M parameters")
     print(
         f"{'aggregation':13}{'seconds':>9}{'ratio':>7}{'update MB':>11}{'peak MB':>9}"
-        f"{'fp32 models':>13}{'updates':>9}{'site s':>8}"
+        f"{'fp32 models':>13}{'updates':>9}{'fetch s':>9}{'site s':>8}"
     )
     for kind, row in found.items():
         print(
-            f"{kind:13}{row['seconds']:9.2f}{row['seconds'] / plain:7.2f}"
+            f"{kind:13}{row['seconds']:9.2f}{row['seconds'] / bare:7.2f}"
             f"{row['travels'] / 1e6:11.0f}{row['peak'] / 1e6:9.0f}"
             f"{row['peak'] / (4 * row['parameters']):13.2f}{row['peak'] / row['travels']:9.2f}"
-            f"{row['site']:8.2f}"
+            f"{row['fetch']:9.2f}{row['site']:8.2f}"
         )
 
 
