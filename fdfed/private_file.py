@@ -6,13 +6,23 @@ import os
 from pathlib import Path
 
 
+def private_folder(folder: Path) -> None:
+    """Makes the folder, and those above it that are missing, so that only their owner can enter.
+
+    (`Path.mkdir` gives its mode to the last of them alone.)
+    """
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    for place in reversed(missing):
+        place.mkdir(mode=0o700, exist_ok=True)
+
+
 def write_private(path: Path, content: bytes) -> None:
     """Writes a new file that only its owner can read, in a folder that only its owner can enter.
 
     Raises:
         FileExistsError: if there is one already; a key is never overwritten.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(path.parent)
     path.parent.chmod(0o700)
     # Created with its final mode: a later chmod would leave a moment in which others can open it.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

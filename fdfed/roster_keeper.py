@@ -17,6 +17,7 @@ from fdfed import atomic_file
 from fdfed.config import Frozen
 from fdfed.consortium import SigningPolicy
 from fdfed.errors import CryptoError, FdfedError
+from fdfed.private_file import write_private
 from fdfed.roster import SignedRoster
 
 log = logging.getLogger(__name__)
@@ -122,9 +123,9 @@ class RosterKeeper:
         return True
 
     def _keep(self, roster: SignedRoster) -> None:
-        self._used.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         copy = _Used(roster=roster.text.decode(), signatures=roster.signatures.decode())
-        atomic_file.write_text(self._used, copy.model_dump_json())
+        with atomic_file.replacing(self._used) as part:
+            write_private(part, copy.model_dump_json().encode())
 
     def _last_used(self) -> SignedRoster | None:
         try:

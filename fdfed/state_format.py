@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from fdfed import __version__, strict_json
-from fdfed.atomic_file import write_text
+from fdfed.atomic_file import replacing
 from fdfed.errors import InvalidInput
+from fdfed.private_file import line, write_private
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +82,8 @@ class StateFormat:
 
     def _write(self, state: Path, number: int) -> None:
         document = {"who": self.who, "format": number, "fdfed": __version__}
-        write_text(state / FILE, json.dumps(document) + "\n")
-        (state / FILE).chmod(0o600)
+        with replacing(state / FILE) as part:
+            write_private(part, line(json.dumps(document)))
 
 
 AGENT: Final = StateFormat("agent")

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fdfed.errors import InvalidInput
+from fdfed.private_file import private_folder
 from fdfed.state_format import StateFormat
 
 
@@ -25,7 +26,7 @@ def only_process(state: Path, *, form: StateFormat, remedy: str) -> Iterator[Non
     Raises:
         InvalidInput: if another process holds it, or it is of a newer form or the other side's.
     """
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(state)
     handle = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -187,6 +187,7 @@ def run_agent(
             site=config.site,
             state=config.state,
             stop=stop,
+            linger_seconds=config.drain_seconds,
             on_event=on_event or log.info,
             presence=presence,
             alone=True,

@@ -72,7 +72,8 @@ class SiteConfig(Frozen):
     """Where to train; `auto` is the GPU where PyTorch can use one."""
     drain_seconds: float = Field(default=60, ge=0)
     """How long the work under way may go on once the agent was told to stop (SIGTERM); then it is
-    given up, and the coordinator told. A service manager must wait longer before it kills."""
+    given up, and the coordinator told. What was sent, the coordinator has as long again to fetch. A
+    service manager must wait for both before it kills."""
     local_baseline: bool = False
     """Whether to train, in idle time, a model on this site's images alone, so that the site's own
     report says whether joining helped. It costs as much training again; nobody else is told."""

@@ -364,7 +364,7 @@ def _status_of(call: Callable[[], object]) -> int:
     return caught.value.response.status_code
 
 
-def _attacks(address: str, ca: bytes) -> dict[str, int]:
+def attacks(address: str, ca: bytes) -> dict[str, int]:
     """What someone who only has the authority's certificate is told, call by call."""
     key = ec.generate_private_key(ec.SECP384R1())
     public = public_key_to_bytes(key.public_key())
@@ -395,14 +395,14 @@ def _attacks(address: str, ca: bytes) -> dict[str, int]:
 def test_the_public_port_refuses_every_call_that_is_not_a_sites(
     superlink: SuperLink, udiat: SiteConfig
 ) -> None:
-    answers = _attacks(udiat.fleet_address, udiat.ca.read_bytes())
+    answers = attacks(udiat.fleet_address, udiat.ca.read_bytes())
     assert set(answers.values()) == {404}, answers
 
 
 def test_the_control_port_refuses_callers_without_the_token(
     superlink: SuperLink, udiat: SiteConfig
 ) -> None:
-    answers = _attacks(superlink.control_address, udiat.ca.read_bytes())
+    answers = attacks(superlink.control_address, udiat.ca.read_bytes())
     assert set(answers.values()) == {403}, answers
 
 

@@ -60,5 +60,5 @@ def test_a_service_that_hangs_or_is_slow_to_stop_is_not_left_to_itself(path: Pat
     assert service["WatchdogSec"] == "15min"
     assert service["Restart"] == "on-failure"
     drain = SiteConfig.model_fields["drain_seconds"].default
-    least = drain if path.name.startswith("fdfed-client") else 0
+    least = 2 * drain if path.name.startswith("fdfed-client") else 0
     assert int(service["TimeoutStopSec"]) > least

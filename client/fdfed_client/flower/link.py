@@ -81,6 +81,11 @@ class Link:
         self._away = False
         self._lock = threading.Lock()
 
+    @property
+    def is_away(self) -> bool:
+        """Whether the coordinator did not answer the last request."""
+        return self._away
+
     def join(self) -> int:
         """Reports for duty until it is accepted; the node id.
 

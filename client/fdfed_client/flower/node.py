@@ -71,6 +71,7 @@ def run_node(
     heartbeat_seconds: float = 15.0,
     key_patience: float | None = None,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
+    linger_seconds: float = 0.0,
     on_event: Callable[[str], None] | None = None,
     presence: Presence | None = None,
     alone: bool = False,
@@ -91,6 +92,8 @@ def run_node(
         key_patience: seconds before a refused key is an error. By default a little more than a
             node that was killed is still counted as online, and its successor refused.
         max_message_bytes: a larger message is refused, and the coordinator is told so.
+        linger_seconds: how long the node stays, once told to stop, for the coordinator to fetch its
+            last reply.
         on_event: gets one line for people whenever the connection changes or a message is done.
         presence: is kept up to date with how the coordinator hears the node.
         alone: the caller has made sure that no other process uses `state`. A node that was killed
@@ -125,7 +128,16 @@ def run_node(
         presence=presence,
         known=KnownNode(state) if alone else None,
     )
-    node = _Node(app, fleet, link, gate=gate, site=site, max_bytes=max_message_bytes, tell=tell)
+    node = _Node(
+        app,
+        fleet,
+        link,
+        gate=gate,
+        site=site,
+        max_bytes=max_message_bytes,
+        linger_seconds=linger_seconds,
+        tell=tell,
+    )
     try:
         while not stop.is_set():
             node.serve(stop, poll_seconds)
@@ -152,6 +164,7 @@ class _Node:
         gate: EgressGate,
         site: str,
         max_bytes: int,
+        linger_seconds: float = 0.0,
         tell: Callable[[str], None],
     ) -> None:
         self._app = app
@@ -160,6 +173,8 @@ class _Node:
         self._gate = gate
         self._site = site
         self._max_bytes = max_bytes
+        self._linger_seconds = linger_seconds
+        self._reply_waits = False
         self._tell = tell
         self._node_id = 0
         self._context: Context | None = None
@@ -175,11 +190,29 @@ class _Node:
                     if not self._next(heart):
                         # The coordinator holds the question until there is a message, or a second.
                         stop.wait(max(0.0, poll_seconds - (time.monotonic() - asked)))
+                self._linger(heart, poll_seconds)
         except MembershipLost as err:
             self._tell(f"the connection must be made anew: {err}")
         finally:
             self._gate.note_connection("left")
             self._link.leave(self._node_id)
+
+    def _linger(self, heart: Heartbeat, poll_seconds: float) -> None:
+        """Stays until the coordinator has fetched the last reply, as far as can be told from here:
+        it asks for the next thing then, or has gone.
+
+        Flower answers for a node that has left that it is unavailable, also where a reply of it
+        lies there; and the coordinator fetches replies in the order of its sites.
+        """
+        until = time.monotonic() + self._linger_seconds
+        while self._reply_waits and not self._link.is_away and time.monotonic() < until:
+            heart.check()
+            try:
+                if self._link.persist(self._fleet.pull, self._node_id) is not None:
+                    return  # It is told that this node has left, and asks again when it is back.
+            except (Stopping, RequestRefused, MessageTooLarge):
+                return
+            time.sleep(poll_seconds)
 
     def _next(self, heart: Heartbeat) -> bool:
         """Answers one message; False if there was none."""
@@ -191,7 +224,7 @@ class _Node:
         if found is None:
             return False
         envelope, tree = found
-        began = time.monotonic()
+        began, self._reply_waits = time.monotonic(), False
         try:
             cleared = self._cleared(self._fetch_and_answer(envelope, tree), envelope)
             self._send(cleared, time.monotonic() - began)
@@ -200,7 +233,7 @@ class _Node:
             # The run has ended meanwhile, or the coordinator sends the round anew.
             self._tell(f"a {envelope.metadata.message_type} message came to nothing: {err}")
         else:
-            reply = cleared.message
+            reply, self._reply_waits = cleared.message, True
             outcome = f"refused ({reply.error.reason})" if reply.has_error() else "answered"
             self._tell(
                 f"{envelope.metadata.message_type} message {outcome} after "

@@ -359,3 +359,71 @@ def test_a_compressed_answer_counts_with_the_size_that_it_unpacks_to() -> None:
     assert _intercept(_transport(packed, 1_000_000, headers)).content == b"x" * 1_000_000
     with pytest.raises(MessageTooLarge):
         _intercept(_transport(packed, 2_000, headers))
+
+
+class _Slow(_Fleet):
+    """Tells the agent to stop while it answers, and fetches its reply after a few questions."""
+
+    def __init__(self, stop: threading.Event, *, fetched_after: int, goes_away: bool) -> None:
+        super().__init__(_message())
+        self.stop, self.fetched_after, self.goes_away = stop, fetched_after, goes_away
+        self.questions, self.left_after = 0, -1
+
+    def pull(self, node_id: int) -> tuple[Message, ObjectTree] | None:
+        if not self.stop.is_set():
+            return super().pull(node_id)
+        self.questions += 1
+        if self.goes_away:
+            raise httpx.ConnectError("away")
+        if self.questions == self.fetched_after:
+            self.queue = [_message(RecordDict({"c": ConfigRecord({"x": 2})}))]
+            return super().pull(node_id)
+        return None
+
+    def deactivate(self, node_id: int) -> None:
+        self.left_after = self.questions
+
+
+def _stopped_while_it_answers(
+    *, linger_seconds: float, fetched_after: int = 3, goes_away: bool = False
+) -> _Slow:
+    stop = threading.Event()
+    fleet = _Slow(stop, fetched_after=fetched_after, goes_away=goes_away)
+
+    def answer(message: Message, context: Context) -> Message:
+        stop.set()
+        return _echo(message, context)
+
+    link = Link(
+        fleet, server="h:1", stop=stop, heartbeat_seconds=10, patience=0, tell=lambda _: None
+    )
+    node = _Node(
+        _app(answer),
+        fleet,
+        link,
+        gate=_OpenGate(),
+        site="udiat",
+        max_bytes=10**6,
+        linger_seconds=linger_seconds,
+        tell=lambda _: None,
+    )
+    node.serve(stop, 0.001)
+    return fleet
+
+
+def test_a_node_that_is_told_to_stop_stays_until_its_last_reply_was_fetched() -> None:
+    fleet = _stopped_while_it_answers(linger_seconds=30)
+    assert fleet.left_after == 3
+    # What the coordinator asks next is no longer answered.
+    assert len(fleet.replies) == 1
+
+
+def test_a_reply_that_nobody_fetches_holds_the_node_for_its_time_alone() -> None:
+    fleet = _stopped_while_it_answers(linger_seconds=0.05, fetched_after=10**9)
+    assert fleet.left_after > 0
+    assert _stopped_while_it_answers(linger_seconds=0).left_after == 0
+
+
+def test_a_coordinator_that_has_gone_is_not_waited_for() -> None:
+    fleet = _stopped_while_it_answers(linger_seconds=30, goes_away=True)
+    assert fleet.questions == 1

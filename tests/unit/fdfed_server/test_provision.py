@@ -70,9 +70,8 @@ def test_each_party_gets_its_folder_and_nobody_elses_private_key(consortium: Pat
 
 
 def test_only_the_owner_can_read_files_and_enter_folders(consortium: Path) -> None:
-    for path in consortium.rglob("*"):
-        if path != consortium / "sites":
-            assert path.stat().st_mode & 0o077 == 0, path
+    for path in (consortium, *consortium.rglob("*")):
+        assert path.stat().st_mode & 0o077 == 0, path
 
 
 def test_the_roster_holds_each_sites_public_key_fingerprint_and_serial(consortium: Path) -> None:
