@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 Name = Literal[
     "defaults", "staleness", "privacy", "advisor", "hostile", "baselines", "data-addition",
-    "unseen-site",
-    "ablation-layers", "ablation-warm-start", "theory", "table1", "table2", "table3", "table4",
-    "figure1", "figure2", "figure4", "figure5", "figure6", "figure8", "figure10",
+    "unseen-site", "ablation-layers", "ablation-warm-start", "theory", "table1", "table2",
+    "table3", "table4", "figure1", "figure2", "figure4", "figure5", "figure6", "figure7",
+    "figure8", "figure10",
 ]  # fmt: skip
 StageName = Literal["tuning", "rehearsal", "confirmatory"]
 
@@ -130,7 +130,7 @@ def study(
         chosen.write_study(out, results)
         if page is not None:
             chosen.write_page(page, results)
-        console.print(f"{len(results)} trials: {out / f'{name}.csv'}", soft_wrap=True)
+        console.print(f"{len(results)} trials: {out / 'study.json'}", soft_wrap=True)
 
 
 def _check_patients(console: Console, sites: Sequence[str], data: Path, record: Path) -> None:

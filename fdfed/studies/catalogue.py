@@ -55,7 +55,10 @@ STUDIES: Final[Mapping[str, Study]] = MappingProxyType(
 )
 
 
-COMPARISONS: Final = ("baselines", "data-addition", *DESIGNS, *VIEWS, *TITLES)
+_FIGURE_7: Final = "figure7"
+"""The paper's name for the data-addition study."""
+
+COMPARISONS: Final = ("baselines", addition.STUDY, _FIGURE_7, *DESIGNS, *VIEWS, *TITLES)
 """The studies that read the configuration of the comparison and have its stages."""
 
 
@@ -85,7 +88,7 @@ def staged_study(name: str, stage: Stage, configuration: Configuration, data: Pa
     report: _Report
     if name == "baselines":
         trials, report = agenda(stage, content), baselines.Report(stage, configuration)
-    elif name == addition.STUDY:
+    elif name in (addition.STUDY, _FIGURE_7):
         trials = additions.agenda(stage, content)
         report = addition.Report(stage, configuration)
     elif name in DESIGNS:

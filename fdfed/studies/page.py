@@ -86,7 +86,8 @@ def write_document(
     folder: Path, study: str, content: Mapping[str, Any], *, configuration: Configuration
 ) -> None:
     """`study.json`: the study's name, its configuration with its SHA-256, versions, and content;
-    numbers that do not exist are null."""
+    numbers that do not exist are null. Also as `<study>.json`, which stays when another study is
+    written into the same folder."""
     document = {
         "study": study,
         "configuration_sha256": configuration.sha256,
@@ -96,4 +97,5 @@ def write_document(
         **content,
     }
     text = json.dumps(without_nan(document), indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(folder / "study.json", text + "\n")
+    for name in (study, "study"):
+        write_text(folder / f"{name}.json", text + "\n")

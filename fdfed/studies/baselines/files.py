@@ -39,7 +39,7 @@ class Report:
     def write_study(self, out: Path, results: Results) -> None:
         """`baselines.csv`, `baselines-images.csv`, `baselines-leads.csv`, the figure and
         `study.json` in `out`."""
-        self._write_tables(out, results)
+        analysis = self._write_tables(out, results)
         finished = done(self.stage, self._comparison, results)
         document: dict[str, Any] = {
             "stage": self.stage,
@@ -49,10 +49,9 @@ class Report:
                 for r in seeds.values()
             ],
         }
-        if self.stage == "tuning":
+        if analysis is None:
             document["tuning"] = self._tuning(results)
         else:
-            analysis = analyse(self._comparison, finished)
             document |= {
                 "rows": [asdict(row) for row in analysis.rows],
                 "leads": [asdict(lead) for lead in analysis.leads],
@@ -69,11 +68,11 @@ class Report:
             InvalidInput: if the page is missing or lacks the two marks around the section.
         """
         check_page(page, STUDY)
-        self._write_tables(page.parent, results)
+        analysis = self._write_tables(page.parent, results)
         (page.parent / f"{STUDY}.png").unlink(missing_ok=True)
-        rewrite_section(page, STUDY, self.section(results))
+        rewrite_section(page, STUDY, self._section(results, analysis))
 
-    def section(self, results: Results) -> str:
+    def _section(self, results: Results, analysis: Analysis | None) -> str:
         """The results as Markdown."""
         comparison = self._comparison
         frozen = "frozen" if comparison.frozen else f"**not frozen** ({comparison.awaited})"
@@ -81,9 +80,8 @@ class Report:
             f"Stage: {_STAGES[self.stage]}. Configuration {frozen}, SHA-256 "
             f"`{self.configuration.sha256}`. {self._progress(results)}"
         ]
-        if self.stage == "tuning":
+        if analysis is None:
             return "\n\n".join([*parts, _tuning_table(self._tuning(results))]) + "\n"
-        analysis = analyse(comparison, done(self.stage, comparison, results))
         parts += ["### The two hypotheses", _hypotheses_table(analysis)]
         if any(lead.compared is not None for lead in analysis.leads):
             parts.append(f"![Leads and Dice by site]({STUDY}.svg)")
@@ -103,11 +101,12 @@ class Report:
             "no figure of it is guessed."
         )
 
-    def _write_tables(self, folder: Path, results: Results) -> None:
+    def _write_tables(self, folder: Path, results: Results) -> Analysis | None:
+        """The CSV files and the figure, and the analysis behind them; None of tuning."""
         if self.stage == "tuning":
             rows = self._tuning(results)
             write_csv(folder / "baselines-tuning.csv", list(rows[0]), rows)
-            return
+            return None
         finished = done(self.stage, self._comparison, results)
         analysis = analyse(self._comparison, finished)
         table = [_csv_row(row, self._comparison) for row in analysis.rows]
@@ -128,6 +127,7 @@ class Report:
         if images:
             write_csv(folder / f"{STUDY}-images.csv", list(images[0]), images)
         draw_comparison(folder, STUDY, analysis, ours=self._comparison.ours)
+        return analysis
 
     def _tuning(self, results: Results) -> list[dict[str, Any]]:
         """Every candidate that was asked for, with its score on the validation fold."""
