@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,9 +10,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from fdfed.studies import Trial
-    from fdfed.studies.schedule import Agenda
 
 
 def study_advisor(
@@ -24,59 +22,58 @@ def study_advisor(
     check: Callable[[Sequence[str]], None],
     page: Path | None,
 ) -> None:
-    """Trains what is missing, phantoms first, then writes what all trainings say.
+    """Trains what is missing, images first, then writes what all trainings say.
 
     Args:
         data: None trains nothing.
         check: refuses images whose held-out patients are not the recorded ones.
     """
-    from fdfed.cli.study_progress import StudyBars
-    from fdfed.studies import advisor, load_results, run_agenda
+    import torch
+
+    from fdfed.errors import InvalidInput
+    from fdfed.studies import advisor
     from fdfed.studies.advisor_files import write_page, write_study
 
+    if workers > 1:
+        raise InvalidInput(
+            f"--workers is {workers}, but the advisor study trains one run after the other; leave "
+            "the option out"
+        )
+    torch.set_num_threads(1)
     deadline = time.monotonic() + stop_after_seconds
-    folders = {kind: out / kind / "sites" for kind in ("phantoms", "images")}
+    folders = {kind: out / kind / "sites" for kind in ("images", "phantoms")}
     if data is not None:
         check(advisor.SITES)
-        names = {
-            "phantoms": advisor.write_phantom_sites(folders["phantoms"]),
-            "images": advisor.write_sites(data, folders["images"]),
-        }
-    else:
-        names = {
-            kind: tuple(sorted(path.name for path in folder.glob("*") if path.is_dir()))
-            for kind, folder in folders.items()
-        }
-    agendas = {
-        kind: advisor.agenda(sites, phantoms=kind == "phantoms") for kind, sites in names.items()
+        advisor.write_phantom_sites(folders["phantoms"])
+        advisor.write_sites(data, folders["images"])
+    sites = {
+        kind: tuple(sorted(path.name for path in folder.glob("*") if path.is_dir()))
+        for kind, folder in folders.items()
     }
     try:
-        for kind, agenda in agendas.items() if data is not None else ():
-            with StudyBars(console, out / kind) as bars:
-                run_agenda(
-                    _always(agenda),
-                    data=folders[kind],
-                    out=out / kind,
-                    workers=workers,
-                    stop_after_seconds=max(0.0, deadline - time.monotonic()),
-                    watcher=bars,
-                )
+        # All of one seed before the next, so that a study that is cut is still a whole one.
+        stages = itertools.product(range(advisor.SEEDS), folders.items())
+        for seed, (kind, folder) in stages if data is not None else ():
+            advisor.train(
+                folder,
+                sites[kind],
+                out=out / kind,
+                seed=seed,
+                phantoms=kind == "phantoms",
+                deadline=deadline,
+                told=lambda name, seconds: console.print(f"{name}: {seconds:.0f} s"),
+            )
     finally:
-        results = {kind: load_results(out / kind) for kind in folders}
         found = {
             kind: advisor.observations(
-                results[kind], data=folder, out=out / kind, phantoms=kind == "phantoms"
+                folder, sites[kind], out=out / kind, phantoms=kind == "phantoms"
             )
             for kind, folder in folders.items()
         }
-        trials = {kind: (len(results[kind]), len(agendas[kind])) for kind in folders}
+        asked = {kind: advisor.SEEDS * len(advisor.groups(names)) for kind, names in sites.items()}
+        trials = {kind: (advisor.runs_done(out / kind), asked[kind]) for kind in folders}
         write_study(out, found, trials=trials)
         if page is not None:
             write_page(page, found, trials=trials)
-        done = sum(map(len, results.values()))
-        console.print(f"{done} trials: {out / 'study.json'}", soft_wrap=True)
-
-
-def _always(trials: Sequence[Trial]) -> Agenda:
-    """An agenda that does not depend on results."""
-    return lambda _: trials
+        done = sum(done for done, _ in trials.values())
+        console.print(f"{done} runs: {out / 'study.json'}", soft_wrap=True)

@@ -105,6 +105,14 @@ def joining_by_site(results: RunResults) -> Picture | None:
     found = {name: joining for name, joining in results.joining.items() if joining.gain is not None}
     if not found:
         return None
+    # Of two patients an interval is wider than all Dice, and would flatten the others.
+    ends = [abs(joining.gain or 0.0) for joining in found.values()]
+    ends += [
+        max(abs(joining.low), abs(joining.high))
+        for joining in found.values()
+        if joining.patients > 2 and joining.low is not None and joining.high is not None
+    ]
+    reach = 1.15 * max(*ends, 0.02)
 
     def draw(axes: Axes) -> None:
         for row, (name, joining) in enumerate(found.items()):
@@ -115,7 +123,7 @@ def joining_by_site(results: RunResults) -> Picture | None:
             axes.errorbar(gain, row, xerr=spread, fmt=marker, color=colour, markersize=7, capsize=3)
         axes.axvline(0, color=INK, linewidth=0.9)
         axes.set_yticks(range(len(found)), found)
-        axes.set(ylim=(len(found) - 0.4, -0.6), xlabel="gain in test Dice")
+        axes.set(xlim=(-reach, reach), ylim=(len(found) - 0.4, -0.6), xlabel="gain in test Dice")
         axes.grid(visible=False, axis="y")
         axes.grid(visible=True, axis="x")
 
@@ -128,7 +136,7 @@ def joining_by_site(results: RunResults) -> Picture | None:
         "joining",
         draw,
         "Test Dice of the federation's model less that of the site's own; the line is the 95 % "
-        "interval. Right of zero: joining helped.",
+        "interval, which may run out of the figure. Right of zero: joining helped.",
         f"Gain in test Dice by joining: {alt}.",
         height=0.9 + 0.5 * len(found),
         legend=False,

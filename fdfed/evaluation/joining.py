@@ -26,7 +26,7 @@ JOINED: Final[tuple[Model, ...]] = ("shared", "fine_tuned")
 CONFIDENCE: Final = 0.95
 WORDS: Final[Mapping[Model, str]] = {
     "shared": "the federation's model",
-    "fine_tuned": "the federation's model, fine-tuned here",
+    "fine_tuned": "the federation's model fine-tuned here",
     "alone": "the model trained here alone",
 }
 
@@ -160,7 +160,7 @@ def answer(site: str, joining: Joining) -> str:
         )
     return (
         f"Whether joining helped {site} is open: on {images}, {model} scores "
-        f"{_signed(joining.gain)} Dice against {WORDS['alone']}, and the {span}, holds zero."
+        f"{_signed(joining.gain)} Dice against {WORDS['alone']} ({span}, which holds zero)."
     )
 
 

@@ -126,11 +126,13 @@ def simulate_sites(
     faults: Mapping[str, Fault] | None = None,
     local_baseline: bool = False,
     behaviours: Mapping[str, Behaviour] | None = None,
+    report: bool = True,
 ) -> RunResults:
     """`simulate` for images that are already open: `sites` holds those of each site of the plan.
 
     Args:
         behaviours: of the sites that do otherwise than they should.
+        report: whether `report.html` is drawn, which takes longer than a small run.
     """
     _check_plan(plan)
     device = device or torch.device("cpu")
@@ -139,7 +141,7 @@ def simulate_sites(
     results = runner.results(outcome)
     answers = runner.compare(outcome) if local_baseline else {}
     results = replace(results, joining={name: found.joining for name, found in answers.items()})
-    runner.write(outcome, results, answers)
+    runner.write(outcome, results, answers, report=report)
     if outcome.stopped is not None:
         raise outcome.stopped
     return results
@@ -358,7 +360,12 @@ class _Runner:
         )
 
     def write(
-        self, outcome: RunOutcome, results: RunResults, answers: Mapping[str, JoiningAnswer]
+        self,
+        outcome: RunOutcome,
+        results: RunResults,
+        answers: Mapping[str, JoiningAnswer],
+        *,
+        report: bool,
     ) -> None:
         """The coordinator's files, and what only a simulation may add: images and their scores."""
         out = self._out
@@ -367,12 +374,13 @@ class _Runner:
         rows = [row for name in self._data for row in image_rows(name, self._scores(name))]
         write_results(out / "results.json", results, per_image=rows)
         write_images_csv(out / "images.csv", rows)
-        cases = [view for name in self._data for view in self._views(name)]
         for name, found in answers.items():
             save_model(out / "kept" / f"{name}.safetensors", found.kept.state_dict(), found.header)
         if answers:
             write_images(out / IMAGES, {name: found.images for name, found in answers.items()})
-        write_report(out / "report.html", results, cases=cases, per_image=rows)
+        if report:
+            cases = [view for name in self._data for view in self._views(name)]
+            write_report(out / "report.html", results, cases=cases, per_image=rows)
         if self._sites_have_models:
             # A site that missed the test holds other weights than its best ones.
             for name in outcome.test:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+import shutil
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -24,10 +26,13 @@ from fdfed.config import RunPlan, parse
 from fdfed.data import KNOWN_SITES, SiteData, check_site_folder, open_planned, write_phantoms
 from fdfed.data.cases import Case
 from fdfed.data.patients import PATIENTS_FILE
+from fdfed.evaluation.results import is_known
+from fdfed.evaluation.results_files import load_results
+from fdfed.simulation import simulate_sites
 from fdfed.studies.advisor_predictors import classifier_auc, histogram_distance, share_of
 from fdfed.studies.held_out import draw_held_out
 from fdfed.studies.page import write_csv
-from fdfed.studies.trials import Trial, TrialResult, folder_of
+from fdfed.studies.schedule import sole_owner
 from fdfed.training.model_file import load_model
 
 STUDY: Final = "advisor"
@@ -35,6 +40,9 @@ SITES: Final = ("tnbc", "monuseg", "busuclm", "busbra")
 BY_DEVICE: Final = "busbra"
 SEEDS: Final = 2
 PHANTOM_IMAGES: Final = 36
+SCORED_ROUNDS: Final = 2
+"""The last rounds, over which a run is scored."""
+_RESULTS: Final = "results.json"
 
 _COMMON: Final = {
     "network": "unet",
@@ -44,30 +52,75 @@ _COMMON: Final = {
     "size": 64,
     "strategy": "fedavg",
     "loss": "seg",
-    "rounds": 10,
-    "steps_per_round": 15,
+    "rounds": 8,
+    "steps_per_round": 10,
     "evaluate_every": 1,
     "batch_size": 8,
-    "learning_rate": 2e-3,
+    "learning_rate": 3e-3,
     "split": {"fold": 0, "folds": 3},
     "min_count": 1,
 }
 
 
-def agenda(sites: Sequence[str], *, phantoms: bool) -> list[Trial]:
-    """All trials of a kind, a seed after the other: each site alone, and each pair, in which each
-    is the base and the other is added."""
+def groups(sites: Sequence[str]) -> list[tuple[str, ...]]:
+    """What is trained: each site alone, and each pair, in which each is the base and the other is
+    added."""
     ordered = sorted(sites)
-    groups = [(site,) for site in ordered] + list(itertools.combinations(ordered, 2))
-    return [trial(group, seed=seed, phantoms=phantoms) for seed in range(SEEDS) for group in groups]
+    return [*((site,) for site in ordered), *itertools.combinations(ordered, 2)]
 
 
-def trial(sites: Sequence[str], *, seed: int, phantoms: bool) -> Trial:
+def plan_of(sites: Sequence[str], *, seed: int, phantoms: bool) -> RunPlan:
     """A site alone, or two together."""
     values = _COMMON | {"sites": sites, "seed": seed, "phantoms": phantoms}
-    plan = parse(RunPlan, values, source="the advisor study")
-    method = "alone" if len(sites) == 1 else "together"
-    return Trial("phantoms" if phantoms else "images", method, "+".join(sites), plan)
+    return parse(RunPlan, values, source="the advisor study")
+
+
+def train(
+    folder: Path,
+    sites: Sequence[str],
+    *,
+    out: Path,
+    seed: int,
+    phantoms: bool,
+    deadline: float,
+    told: Callable[[str, float], None],
+) -> bool:
+    """Trains what is missing of `groups(sites)` with one seed; True if nothing is any more.
+
+    A run that was cut goes on after its last complete round. Its weights are kept, its states not.
+
+    Args:
+        folder: holds a folder of images for each site.
+        deadline: of the monotonic clock; no run is begun after it.
+        told: given each finished run and its seconds.
+    """
+    opened: dict[str, SiteData] = {}
+    with sole_owner(out):
+        for group in groups(sites):
+            run = run_folder(out, group, seed)
+            if (run / _RESULTS).exists():
+                continue
+            if time.monotonic() >= deadline:
+                return False
+            began = time.monotonic()
+            plan = plan_of(group, seed=seed, phantoms=phantoms)
+            for name in group:
+                if name not in opened:
+                    opened[name] = open_planned(plan, name, folder)
+            simulate_sites(plan, {name: opened[name] for name in group}, out=run, report=False)
+            shutil.rmtree(run / "state")
+            told(run.name, time.monotonic() - began)
+    return True
+
+
+def run_folder(out: Path, group: Sequence[str], seed: int) -> Path:
+    """Where a run lies."""
+    return out / "runs" / f"{seed}-{'+'.join(group)}"
+
+
+def runs_done(out: Path) -> int:
+    """Finished runs below `out`."""
+    return len(list((out / "runs").glob(f"*/{_RESULTS}")))
 
 
 def write_sites(data: Path, folder: Path) -> tuple[str, ...]:
@@ -95,33 +148,34 @@ def write_phantom_sites(folder: Path) -> tuple[str, ...]:
 
 
 def observations(
-    results: Mapping[str, TrialResult], *, data: Path, out: Path, phantoms: bool
+    folder: Path, sites: Sequence[str], *, out: Path, phantoms: bool
 ) -> list[Observation]:
-    """What each finished candidate did, beside what the predictors know of it.
+    """What each candidate did to each base in the finished runs, beside what the predictors know.
 
     The shift is that under the model of the base alone, of the same seed: what the base has when
     it asks.
     """
     found = []
     for seed in range(SEEDS):
-        of_seed = {
-            result.config: result
-            for result in results.values()
-            if (result.group == "phantoms") == phantoms and result.seed == seed
+        done = {
+            group: scores
+            for group in groups(sites)
+            if (scores := _scores(run_folder(out, group, seed)))
         }
-        alone = [name for name, result in of_seed.items() if result.method == "alone"]
+        alone = [group[0] for group in done if len(group) == 1]
         opened = {
-            name: open_planned(trial((name,), seed=seed, phantoms=phantoms).plan, name, data)
+            name: open_planned(plan_of((name,), seed=seed, phantoms=phantoms), name, folder)
             for name in alone
         }
-        for base in sorted(alone):
-            run = folder_of(out, trial((base,), seed=seed, phantoms=phantoms)) / "run"
-            summaries = _summaries(run / "model.safetensors", list(opened.values()))
-            before = of_seed[base].site_scores.get(base)
-            for novel in sorted(set(alone) - {base}):
-                together = of_seed.get("+".join(sorted((base, novel))))
-                after = None if together is None else together.site_scores.get(base)
-                if before is None or after is None:
+        for base in alone:
+            with_base = [group for group in done if len(group) == 2 and base in group]
+            if not with_base:
+                continue
+            model = run_folder(out, (base,), seed) / "model.safetensors"
+            summaries = _summaries(model, list(opened.values()))
+            for group in with_base:
+                novel = group[1] if group[0] == base else group[0]
+                if novel not in opened:
                     continue
                 pair = (opened[base], opened[novel])
                 found.append(
@@ -129,7 +183,7 @@ def observations(
                         base=base,
                         novel=novel,
                         phantoms=phantoms,
-                        change=after - before,
+                        change=done[group][base] - done[base,][base],
                         shift=mean_shift(shifts_of(summaries[base], summaries[novel])),
                         share=share_of(*pair),
                         histogram=histogram_distance(*pair),
@@ -137,6 +191,19 @@ def observations(
                     )
                 )
     return found
+
+
+def _scores(run: Path) -> dict[str, float]:
+    """Validation Dice of each site, mean over the last rounds; none of a run that is not done."""
+    if not (run / _RESULTS).exists():
+        return {}
+    rounds = load_results(run / _RESULTS).rounds[-SCORED_ROUNDS:]
+    curves: dict[str, list[float]] = {}
+    for record in rounds:
+        for site, entry in record.sites.items():
+            if is_known(entry.val_dice):
+                curves.setdefault(site, []).append(entry.val_dice)
+    return {site: sum(values) / len(values) for site, values in curves.items()}
 
 
 def _summaries(model: Path, sites: Sequence[SiteData]) -> dict[str, SiteSummary]:

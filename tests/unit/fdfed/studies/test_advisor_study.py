@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,11 @@ import pytest
 
 from fdfed.advisor import Observation, load_calibration
 from fdfed.data import SiteData, check_site_folder, open_site, write_phantoms
+from fdfed.evaluation.results_files import load_results
 from fdfed.studies import advisor
 from fdfed.studies.advisor_files import results_section, validations, write_page, write_study
 from fdfed.studies.advisor_predictors import auc, classifier_auc, histogram_distance, share_of
 from fdfed.studies.held_out import draw_held_out
-from fdfed.studies.trials import folder_of, load_results, run_trial
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +31,10 @@ def opened(data: Path, site: str) -> SiteData:
 
 
 def test_every_pair_is_trained_once_for_both_directions() -> None:
-    trials = advisor.agenda(("c", "a", "b"), phantoms=True)
-    assert [t.config for t in trials[:6]] == ["a", "b", "c", "a+b", "a+c", "b+c"]
-    assert len(trials) == 6 * advisor.SEEDS
-    assert len({t.name for t in trials}) == len(trials)
-    assert all(t.plan.split.fold == 0 for t in trials)
+    assert advisor.groups(("c", "a", "b")) == [
+        *(("a",), ("b",), ("c",), ("a", "b"), ("a", "c"), ("b", "c")),
+    ]
+    assert advisor.plan_of(("a", "b"), seed=1, phantoms=True).split.fold == 0
 
 
 def test_no_confirmatory_patient_is_in_a_site_of_the_study(data: Path, tmp_path: Path) -> None:
@@ -96,17 +96,35 @@ def test_a_finished_pair_is_an_observation_in_both_directions(
     short = {"rounds": 1, "steps_per_round": 1, "width": 4, "size": 32, "batch_size": 2}
     monkeypatch.setattr(advisor, "_COMMON", advisor._COMMON | short)
     monkeypatch.setattr(advisor, "SEEDS", 1)
-    trials = advisor.agenda(("tnbc", "monuseg"), phantoms=True)
-    for trial in trials:
-        run_trial(folder_of(tmp_path, trial), trial, data)
-    found = advisor.observations(load_results(tmp_path), data=data, out=tmp_path, phantoms=True)
+    sites, told = ("tnbc", "monuseg"), list[str]()
+
+    def train(deadline: float) -> bool:
+        return advisor.train(
+            data,
+            sites,
+            out=tmp_path,
+            seed=0,
+            phantoms=True,
+            deadline=deadline,
+            told=lambda name, _: told.append(name),
+        )
+
+    assert not train(deadline=0.0), "no run is begun when the time is up"
+    assert train(deadline=math.inf)
+    assert train(deadline=0.0), "nothing is left"
+    assert told == ["0-monuseg", "0-tnbc", "0-monuseg+tnbc"]
+    found = advisor.observations(data, sites, out=tmp_path, phantoms=True)
     assert [(entry.base, entry.novel) for entry in found] == [
         *(("monuseg", "tnbc"), ("tnbc", "monuseg")),
     ]
-    results = {result.config: result for result in load_results(tmp_path).values()}
-    alone = results["tnbc"].site_scores["tnbc"]
-    together = results["monuseg+tnbc"].site_scores["tnbc"]
-    assert found[1].change == pytest.approx(together - alone)
+    last = {
+        name: load_results(tmp_path / "runs" / name / "results.json").rounds[-1].sites["tnbc"]
+        for name in ("0-tnbc", "0-monuseg+tnbc")
+    }
+    before, after = (last[name].val_dice for name in ("0-tnbc", "0-monuseg+tnbc"))
+    assert before is not None
+    assert after is not None
+    assert found[1].change == pytest.approx(after - before)
     assert found[0].histogram == found[1].histogram
     assert found[0].shift != found[1].shift, "each base has its own model"
 
