@@ -140,7 +140,8 @@ class Proxy:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool
     ) -> None:
         weather = self._weather
-        with suppress(OSError, asyncio.IncompleteReadError):
+        # RuntimeError: the direction was ended by `half_close`.
+        with suppress(OSError, RuntimeError, asyncio.IncompleteReadError):
             while chunk := await reader.read(_CHUNK):
                 while weather.silent:
                     await asyncio.sleep(0.02)
