@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import multiprocessing as mp
 import os
 import platform
@@ -213,6 +214,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=0.0)
     parser.add_argument("--channels", default="64,128,256,512,1024,512,256,128,64")
     arguments = parser.parse_args()
+    # The service warns, rightly, that nobody is revoked here.
+    logging.getLogger("fdfed_server").setLevel(logging.ERROR)
     counts = sorted(map(int, arguments.sites.split(",")))
     layout = layout_of(arguments.channels)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -51,10 +51,20 @@ class Proxy:
 
     def close(self) -> None:
         """Resets all connections and frees the port."""
-        self.cut()
-        self._do(self._server.close)
+        if self._loop.is_closed():
+            return
+        self.cut(refuse=True)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
+        self._loop.close()
+
+    async def _end(self) -> None:
+        self._server.close()
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
 
     def cut(self, *, refuse: bool = False) -> None:
         """Resets every connection; with `refuse`, new ones too until `heal`."""
