@@ -202,8 +202,9 @@ def _tap_panel(
     numbers = [record.round for record in rounds]
 
     def draw(axes: Axes) -> None:
-        axes.plot(numbers, fd, color=SERIES[0], linestyle="-", label="within sites")
-        axes.plot(numbers, exch, color=SERIES[1], linestyle="--", label="across sites")
+        # A dot each, for a single round makes no line.
+        axes.plot(numbers, fd, ".-", color=SERIES[0], label="within sites")
+        axes.plot(numbers, exch, ".--", color=SERIES[1], label="across sites")
         _span_rounds(axes, rounds)
         _mark_phases(axes, rounds, words=False)
 

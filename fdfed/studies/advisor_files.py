@@ -30,7 +30,6 @@ _NAMES: Final[Mapping[str, str]] = {
     "classifier": "AUC of a site classifier",
     "none": "mean change of the other pairs",
 }
-_LEAST_PAIRS: Final = 3
 
 Kinds = Mapping[str, Sequence[Observation]]
 
@@ -69,8 +68,8 @@ def write_page(page: Path, found: Kinds, *, trials: Mapping[str, tuple[int, int]
 
 
 def validations(seen: Sequence[Observation]) -> list[Validation]:
-    """Every predictor, left-one-pair-out; none with too few pairs."""
-    if len({entry.pair for entry in seen}) < _LEAST_PAIRS:
+    """Every predictor, left-one-pair-out; none with so few pairs that a single one decides."""
+    if len({entry.pair for entry in seen}) < MIN_PAIRS:
         return []
     kinds: tuple[Literal["shift", "share", "histogram", "classifier", "none"], ...]
     kinds = ("shift", "share", "histogram", "classifier", "none")
@@ -91,7 +90,9 @@ def results_section(found: Kinds, trials: Mapping[str, tuple[int, int]]) -> str:
             "of sites."
         )
         table = validations(seen)
-        if table:
+        if not table:
+            parts.append(f"Nothing is validated, nor foretold, on fewer than {MIN_PAIRS} pairs.")
+        else:
             parts += [_changes(seen), _table(table), _verdict(table)]
     return "\n\n".join(parts) + "\n"
 
