@@ -41,7 +41,8 @@ class Row:
     """Mean over sites of Dice less the better of `local` and `pooled`, on the seeds that all three
     have."""
     bytes: float | None = None
-    """Up and down, all sites and rounds, mean over seeds."""
+    """Up and down, all sites and rounds, mean over seeds; None of pooled training, where images
+    travel instead."""
     seconds: float | None = None
     """By the clock, mean over seeds; a run shares the machine with others."""
     epsilon: float | None = None
@@ -207,7 +208,9 @@ def _row(comparison: Comparison, done: Done, group: str, method: str) -> Row:
         mean_dice=_mean(dice.values()),
         worst_site=min(dice.values(), default=None),
         gain=_gain(done, group, method),
-        bytes=_mean(float(sum(result.bytes.values())) for result in results),
+        bytes=None
+        if row.plan.get("strategy") == "pooled"
+        else _mean(float(sum(result.bytes.values())) for result in results),
         seconds=_mean(result.whole_seconds for result in results),
         diverged=sum(result.score is None for result in results),
         unscored=sum(image.dice is None for result in results for image in result.images),

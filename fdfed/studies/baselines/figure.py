@@ -45,7 +45,7 @@ def draw_comparison(folder: Path, name: str, analysis: Analysis, *, ours: str) -
             seen.add(lead.role)
         left.axvline(0, color="#777777", linewidth=0.8)
         left.set_xlabel(f"lead of {ours}, Dice points, 95 % interval")
-        left.legend(loc="lower right")
+        left.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
         _rows_of(left, methods)
         sites = list(dict.fromkeys(site for row in analysis.rows for site in row.dice))
         for number, site in enumerate(sites):
@@ -59,7 +59,7 @@ def draw_comparison(folder: Path, name: str, analysis: Analysis, *, ours: str) -
                 *zip(*points, strict=True), color=colour, marker=marker, ls="none", label=site
             )
         right.set_xlabel("Dice, %")
-        right.legend(loc="lower left", ncols=2)
+        right.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
         _rows_of(right, methods)
         right.set_yticklabels([])
 

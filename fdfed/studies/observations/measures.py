@@ -9,9 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
+from numpy.typing import NDArray
 from scipy import stats
 
 from fdfed.studies.scored_images import ScoredImage
+
+Measure = Callable[[NDArray[np.int64]], float]
 
 DRAWS = 1000
 """Bootstrap resamples of patients."""
@@ -78,8 +81,8 @@ def correlation(images: Sequence[ScoredImage], tap: str) -> Correlation:
         fitted = stats.linregress(loss, dice)
         line = (float(fitted.slope), float(fitted.intercept))
     return Correlation(
-        pearson=over_patients(kept, lambda chosen: _pearson(*_columns(chosen, tap))),
-        spearman=over_patients(kept, lambda chosen: _spearman(*_columns(chosen, tap))),
+        pearson=over_patients(kept, lambda chosen: _pearson(loss[chosen], dice[chosen])),
+        spearman=over_patients(kept, lambda chosen: _spearman(loss[chosen], dice[chosen])),
         slope=line[0],
         intercept=line[1],
         images=len(kept),
@@ -117,12 +120,16 @@ def mediated_share(images: Sequence[ScoredImage], tap: str) -> Estimate:
     sites = sorted({image.site for image in kept})
     if len(sites) != 2:
         return Estimate(value=None)
-    return over_patients(kept, lambda chosen: _mediated(chosen, tap, sites[1]))
+    loss, dice = _columns(kept, tap)
+    second = np.array([image.site == sites[1] for image in kept], dtype=np.float64)
+    return over_patients(kept, lambda chosen: _mediated(second[chosen], loss[chosen], dice[chosen]))
 
 
-def _mediated(images: Sequence[ScoredImage], tap: str, second: str) -> float:
-    loss, dice = _columns(images, tap)
-    site = np.array([image.site == second for image in images], dtype=np.float64)
+def _mediated(
+    site: Float64[ndarray, " images"],
+    loss: Float64[ndarray, " images"],
+    dice: Float64[ndarray, " images"],
+) -> float:
     if np.ptp(site) == 0 or np.ptp(loss) == 0:
         return math.nan
     ones = np.ones_like(site)
@@ -172,30 +179,27 @@ def worst_and_best(
     return {i.image for i in worst}, {i.image for i in best}, threshold
 
 
-def over_patients(
-    images: Sequence[ScoredImage], measure: Callable[[Sequence[ScoredImage]], float]
-) -> Estimate:
+def over_patients(images: Sequence[ScoredImage], measure: Measure) -> Estimate:
     """`measure` of the images, with an interval from resampled patients, whose images stay
-    together."""
-    by_patient: dict[tuple[str, str], list[ScoredImage]] = {}
-    for image in images:
-        by_patient.setdefault((image.site, image.patient), []).append(image)
-    groups = list(by_patient.values())
-    value = measure(images) if images else math.nan
+    together.
+
+    Args:
+        measure: given the places of images in the sequence, some of them more than once.
+    """
+    by_patient: dict[tuple[str, str], list[int]] = {}
+    for place, image in enumerate(images):
+        by_patient.setdefault((image.site, image.patient), []).append(place)
+    groups = [np.array(places) for places in by_patient.values()]
+    value = measure(np.arange(len(images))) if images else math.nan
     if math.isnan(value):
         return Estimate(value=None)
     rng = np.random.default_rng(0)
-    found = []
-    for _ in range(DRAWS):
-        chosen = [
-            image for place in rng.integers(0, len(groups), len(groups)) for image in groups[place]
-        ]
-        drawn = measure(chosen)
-        if not math.isnan(drawn):
-            found.append(drawn)
-    if not found:
+    draws = (rng.integers(0, len(groups), len(groups)) for _ in range(DRAWS))
+    found = [measure(np.concatenate([groups[place] for place in draw])) for draw in draws]
+    known = [drawn for drawn in found if not math.isnan(drawn)]
+    if not known:
         return Estimate(value=value)
-    low, high = np.quantile(found, (0.025, 0.975)).tolist()
+    low, high = np.quantile(known, (0.025, 0.975)).tolist()
     return Estimate(value=value, low=low, high=high)
 
 
