@@ -54,7 +54,7 @@ class SuperLink:
         config: ports, certificate files and state folder; its paths must be complete.
     """
 
-    def __init__(self, config: ServerConfig, *, start_timeout: float = 60.0) -> None:
+    def __init__(self, config: ServerConfig, *, start_timeout: float = 180.0) -> None:
         self._config = config
         self._start_timeout = start_timeout
         self._stopping = threading.Event()
