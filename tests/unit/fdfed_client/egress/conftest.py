@@ -75,7 +75,6 @@ SAMPLES: dict[str, Any] = {
 
 def reply_of(record: RecordDict, kind: str = "trained", *, asked: str | None = None) -> Message:
     """The record as the reply to a message that a coordinator sent."""
-    set_task_identity(task_id=1, run_id=1, node_id=1)
     form = asked or REPLIES[kind].answers
     return Message(record, reply_to=Message(RecordDict(), dst_node_id=7, message_type=form))
 
@@ -87,6 +86,12 @@ def lines_of(folder: Path) -> list[dict[str, Any]]:
 
 
 MakeGate = Callable[..., EgressGate]
+
+
+@pytest.fixture(autouse=True)
+def _identity() -> None:
+    """Flower makes no message without one."""
+    set_task_identity(task_id=1, run_id=1, node_id=1)
 
 
 @pytest.fixture
