@@ -40,8 +40,11 @@ SITES: Final = ("tnbc", "monuseg", "busuclm", "busbra")
 BY_DEVICE: Final = "busbra"
 SEEDS: Final = 2
 PHANTOM_IMAGES: Final = 36
-SCORED_ROUNDS: Final = 2
+SCORED_ROUNDS: Final = 4
 """The last rounds, over which a run is scored."""
+LEARNED: Final = 0.1
+"""Dice of a base alone from which it counts: below it, a change says whether the training had begun
+to work, and nothing of the candidate."""
 _RESULTS: Final = "results.json"
 
 _COMMON: Final = {
@@ -52,11 +55,11 @@ _COMMON: Final = {
     "size": 64,
     "strategy": "fedavg",
     "loss": "seg",
-    "rounds": 8,
-    "steps_per_round": 10,
+    "rounds": 20,
+    "steps_per_round": 15,
     "evaluate_every": 1,
     "batch_size": 8,
-    "learning_rate": 3e-3,
+    "learning_rate": 2e-3,
     "split": {"fold": 0, "folds": 3},
     "min_count": 1,
 }
@@ -169,7 +172,7 @@ def observations(
         }
         for base in alone:
             with_base = [group for group in done if len(group) == 2 and base in group]
-            if not with_base:
+            if not with_base or done[base,][base] < LEARNED:
                 continue
             model = run_folder(out, (base,), seed) / "model.safetensors"
             summaries = _summaries(model, list(opened.values()))

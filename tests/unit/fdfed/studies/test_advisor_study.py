@@ -96,6 +96,7 @@ def test_a_finished_pair_is_an_observation_in_both_directions(
     short = {"rounds": 1, "steps_per_round": 1, "width": 4, "size": 32, "batch_size": 2}
     monkeypatch.setattr(advisor, "_COMMON", advisor._COMMON | short)
     monkeypatch.setattr(advisor, "SEEDS", 1)
+    monkeypatch.setattr(advisor, "LEARNED", 0.0)
     sites, told = ("tnbc", "monuseg"), list[str]()
 
     def train(deadline: float) -> bool:
@@ -125,6 +126,8 @@ def test_a_finished_pair_is_an_observation_in_both_directions(
     assert before is not None
     assert after is not None
     assert found[1].change == pytest.approx(after - before)
+    monkeypatch.setattr(advisor, "LEARNED", 1.01)
+    assert not advisor.observations(data, sites, out=tmp_path, phantoms=True), "none has learned"
     assert found[0].histogram == found[1].histogram
     assert found[0].shift != found[1].shift, "each base has its own model"
 
