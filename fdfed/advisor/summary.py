@@ -144,7 +144,6 @@ def load_summary(path: Path) -> SiteSummary:
     return parse(SiteSummary, strict_json.loads(text, source=str(path)), source=str(path))
 
 
-@torch.no_grad()
 def _features(
     network: SegmentationNetwork, batches: Batches
 ) -> Iterator[tuple[Tensor, dict[str, Tensor], tuple[str, ...]]]:
@@ -160,7 +159,9 @@ def _features(
                 "network is given at once, so that it has no feature map as a whole; give a model "
                 "that was trained with size in place of crop"
             )
-        yield covered, network.forward_with_taps(whole)[1], names
+        with torch.no_grad():
+            taps = network.forward_with_taps(whole)[1]
+        yield covered, taps, names
 
 
 def _tap_summary(by_patient: Mapping[str, list[Tensor]], valid: float) -> TapSummary:

@@ -18,7 +18,6 @@ Predictions = Iterable[tuple[Tensor, Tensor, Tensor, tuple[str, ...]]]
 """The same with the logits (n, 1, h, w) before the names."""
 
 
-@torch.no_grad()
 def predictions(
     network: SegmentationNetwork, batches: Batches, *, precision: Precision
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, tuple[str, ...]]]:
@@ -29,7 +28,7 @@ def predictions(
     network.eval()
     weight = next(network.parameters())
     for image, mask, names in batches:
-        with autocast(precision, weight.device):
+        with torch.no_grad(), autocast(precision, weight.device):
             logits = whole_image_logits(network, image.to(weight.device, weight.dtype))
         yield image, mask, logits.float().cpu(), names
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 
+@runtime_checkable
 class App(Protocol):
     """What answers a site's messages; Flower's `ClientApp` is one."""
 

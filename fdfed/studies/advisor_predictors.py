@@ -86,7 +86,9 @@ def _folds(site: SiteData) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return np.array([order[patient] % _FOLDS for patient in patients], dtype=np.int64)
 
 
-def _discriminant(rows: Rows, label: np.ndarray, test: Rows) -> Float[np.ndarray, " images"]:
+def _discriminant(
+    rows: Rows, label: np.ndarray, test: Float[np.ndarray, "tested features"]
+) -> Float[np.ndarray, " tested"]:
     groups = [rows[label == kind] for kind in (0, 1)]
     if min(map(len, groups)) < 2:
         return np.zeros(len(test))

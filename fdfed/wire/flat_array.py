@@ -57,6 +57,6 @@ def flat_bytes(data: bytes | SpooledBytes, dtype: str) -> memoryview:
     return memoryview(data)[flat_start(data, dtype) :]
 
 
-def flat_array(data: bytes, dtype: str) -> NDArray[Any]:
+def flat_array(data: bytes | SpooledBytes, dtype: str) -> NDArray[Any]:
     """The array itself, `(n,)`, read-only; see `flat_bytes`."""
     return np.frombuffer(flat_bytes(data, dtype), dtype)

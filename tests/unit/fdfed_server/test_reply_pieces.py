@@ -77,6 +77,7 @@ def test_masked_numbers_are_read_block_by_block() -> None:
     np.testing.assert_array_equal(np.concatenate([block for _, block in got.blocks()]), values)
 
 
+@pytest.mark.bad_input
 def test_a_value_that_is_not_finite_is_found_on_disk_too() -> None:
     weights = {"w": np.full((300, 1000), np.inf, np.float32)}
     got = TrainResult.from_record(received(trained(weights).to_record()))

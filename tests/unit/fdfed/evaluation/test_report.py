@@ -213,7 +213,9 @@ def test_a_site_s_epsilon_is_in_a_table_and_a_curve() -> None:
         differential_privacy=True, epsilon=3.25, delta=0.0194, sites={"udiat": spent}
     )
     rounds = tuple(
-        replace(record, sites={"udiat": SiteRound(privacy=replace(spent, epsilon=record.round))})
+        replace(
+            record, sites={"udiat": SiteRound(privacy=replace(spent, epsilon=float(record.round)))}
+        )
         for record in RESULTS.rounds
     )
     html = render_report(replace(RESULTS, privacy=private, rounds=rounds))

@@ -207,7 +207,7 @@ def everything(content: Comparison, levels: Mapping[str, float]) -> dict[str, Tr
 
 
 def test_a_patients_score_is_the_mean_of_its_scored_images() -> None:
-    images = [image("a", "p", 0.2), image("a", "p", 0.4), image("a", "p", None), image("a", "q", 1)]
+    images = [image("a", "p", dice) for dice in (0.2, 0.4, None)] + [image("a", "q", 1.0)]
     assert patient_scores(images, "dice") == {"a": {"p": pytest.approx(0.3), "q": 1.0}}
 
 

@@ -29,6 +29,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.bad_input
 def test_each_kind_of_hostility_is_met_as_the_defence_says(data: Path, tmp_path: Path) -> None:
     chosen = [("honest", "bound"), ("nan", "none"), ("huge", "median")]
     trials = iter([(hostility, defence, 0) for hostility, defence in chosen])

@@ -124,8 +124,11 @@ def test_a_site_effect_that_goes_through_z_alone_is_mediated_whole() -> None:
 
 
 def test_the_share_that_moves_to_the_better_quarter_by_hand() -> None:
-    before = [image("1", 0.5, 1.0), image("2", 0.5, 1.0), image("3", 0.5, 1.0), image("4", None, 1)]
-    after = [image("1", 0.6, 0.5), image("2", 0.6, 1.5), image("3", 0.4, 0.5), image("4", 0.9, 0)]
+    before = [image(name, 0.5, 1.0) for name in "123"] + [image("4", None, 1.0)]
+    after = [
+        image(name, dice, loss)
+        for name, dice, loss in (("1", 0.6, 0.5), ("2", 0.6, 1.5), ("3", 0.4, 0.5), ("4", 0.9, 0.0))
+    ]
     assert moved(before, after, "Bot") == pytest.approx(1 / 3)
 
 

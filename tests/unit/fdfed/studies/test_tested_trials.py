@@ -170,7 +170,7 @@ def test_a_site_may_have_a_share_of_its_training_images(data: Path, tmp_path: Pa
 
 def test_a_share_above_one_is_a_number_of_images(data: Path, tmp_path: Path) -> None:
     plan = {"strategy": "fedavg", "loss": "seg", "rounds": 1}
-    trial = trial_of("fedavg", plan=plan, shares={"monuseg": 3})
+    trial = trial_of("fedavg", plan=plan, shares={"monuseg": 3.0})
     run(trial, data, tmp_path)
     document = json.loads((folder_of(tmp_path, trial) / "run" / "results.json").read_text())
     assert document["sites"]["monuseg"]["n_train"] == 3
