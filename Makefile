@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test test-system check shapes format proto benchmark soak coverage-parsers sbom \
+.PHONY: demo test test-system screenshots check shapes format proto benchmark soak coverage-parsers sbom \
     audit-dependencies drills clean
 
 demo: $(READY) ## a two-site federation on phantoms, with a report
@@ -19,6 +19,11 @@ test: $(READY) ## the test suite
 test-system: $(READY) ## tests with a real browser and a real Prometheus; installs them on Debian
 	tests/system/install.sh
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/system
+
+screenshots: $(READY) ## pictures of both consoles, from the run of the browser tests, in docs/images/
+	tests/system/install.sh
+	FDFED_SCREENSHOTS=docs/images OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q \
+	    tests/system/test_console_in_a_browser.py
 
 check: $(READY) ## static checks: format, lint, types, import contracts
 	$(BIN)/ruff format --check .
