@@ -14,7 +14,8 @@ demo: $(READY) ## a two-site federation on phantoms, with a report
 	    --seed 0 --out runs/demo
 
 test: $(READY) ## the test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/system
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile \
+	    --no-loadscope-reorder --ignore=tests/system
 
 test-system: $(READY) ## tests with a real browser and a real Prometheus; installs them on Debian
 	tests/system/install.sh

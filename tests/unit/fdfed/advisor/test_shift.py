@@ -26,7 +26,9 @@ from fdfed.data import open_site, write_phantoms
 from fdfed.errors import InvalidInput
 from fdfed.networks import create_network
 
-NETWORK = create_network("unet", in_channels=3, width=4)
+with torch.random.fork_rng():
+    torch.manual_seed(0)
+    NETWORK = create_network("unet", in_channels=3, width=4)
 
 
 def tap(
@@ -141,12 +143,13 @@ def test_a_larger_known_shift_of_the_images_is_a_larger_shift(phantoms: Path) ->
     assert found[1] < found[3]
 
 
-def test_patients_of_one_laboratory_are_near_and_another_modality_is_far(phantoms: Path) -> None:
+def test_patients_of_one_laboratory_are_near_and_those_of_others_far(phantoms: Path) -> None:
     own = summary_of(phantoms, "tnbc")
     again, ad, ultrasound = (
         mean_shift(shifts_of(own, summary_of(phantoms, site))) for site in ("again", "ad", "busbra")
     )
-    assert again < ad < ultrasound
+    # Which of the two is farther, a network that has learned nothing cannot tell.
+    assert again < 0.25 * min(ad, ultrasound)
 
 
 def test_a_summary_tells_means_over_patients_and_nothing_of_an_image(
