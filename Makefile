@@ -32,8 +32,9 @@ check: $(READY) ## static checks: format, lint, types, import contracts
 	$(BIN)/mypy
 	PYTHONPATH=.:server:client $(BIN)/lint-imports
 
-shapes: $(READY) ## the unit tests again, with every annotated tensor shape checked
+shapes: $(READY) ## the unit tests again but those of studies, with every annotated tensor shape checked
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/unit -m "not bad_input" \
+	    --ignore=tests/unit/fdfed/studies \
 	    --jaxtyping-packages=fdfed,beartype.beartype
 
 format: $(READY)
