@@ -3,11 +3,7 @@ run must come to: the weights of the same federation in one process."""
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,16 +18,7 @@ from fdfed.config import RunPlan
 from fdfed.simulation import simulate
 from fdfed_server.config import FederationConfig
 from fdfed_server.provision import provision
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for opened in sockets:
-        opened.bind(("127.0.0.1", 0))
-    ports = [opened.getsockname()[1] for opened in sockets]
-    for opened in sockets:
-        opened.close()
-    return ports
+from tests.processes import end_processes, free_ports, start_process
 
 
 @dataclass
@@ -60,13 +47,9 @@ class Deployment:
 
     def start(self, name: str) -> None:
         command = self.command(name)
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-c", f"import {command[0]}.cli as c; c.main()", *command[1:]],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-            )
+        self.processes[name] = start_process(
+            [f"{command[0]}.cli", *command[1:]], self.folder / f"{name}.log"
+        )
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
@@ -81,15 +64,7 @@ class Deployment:
             time.sleep(0.1)
 
     def stop(self) -> None:
-        for process in self.processes.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in self.processes.values():
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end_processes(self.processes.values())
 
 
 def deployed(

@@ -35,8 +35,8 @@ from fdfed.enrolment import DESK_PATH, INVITATION_HEADER
 from fdfed_client.flower.fleet import load_node_key
 from fdfed_server.config import FederationConfig
 from fdfed_server.provision import provision
-from tests.deployment import free_ports
 from tests.integration.test_flower_link import attacks
+from tests.processes import free_ports
 from tests.unit.test_deploy import UNITS, unit
 from tests.unit.test_deploy_files import ROOT, compose, instructions, pod
 

@@ -6,11 +6,8 @@ coordinator."""
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,7 +26,7 @@ from fdfed_server.handing_out import hand_out
 from fdfed_server.provision import provision
 from fdfed_server.roster_change import add_signature, draft_removal, draft_site, publish
 from fdfed_server.vault import Vault, read_signing_key
-from tests.deployment import free_ports
+from tests.processes import end_processes, free_ports, start_process
 
 SITES = ("tnbc", "monuseg", "udiat")
 RUN = {
@@ -65,13 +62,7 @@ class Consortium:
             site = self.hospitals / name / "site.toml"
             command = ["fdfed_client.cli", "--site", name, "--config", str(site), "--phantoms"]
             command += ["--threads", "1"]
-        with (self.out / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-c", f"import {command[0]} as c; c.main()", *command[1:]],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-            )
+        self.processes[name] = start_process(command, self.out / f"{name}.log")
 
     def log(self, name: str) -> str:
         return (self.out / f"{name}.log").read_text()
@@ -89,15 +80,7 @@ class Consortium:
         hand_out(self.vault, publish(self.vault), self.out, before=before)
 
     def stop(self) -> None:
-        for process in self.processes.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in self.processes.values():
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end_processes(self.processes.values())
 
 
 @pytest.fixture

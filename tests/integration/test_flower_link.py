@@ -1,11 +1,12 @@
-"""The real SuperLink process, real TLS on loopback, and agents that serve as its nodes."""
+"""The real SuperLink process, real TLS on loopback, and agents that serve as its nodes.
+
+Long, because most cases share one SuperLink, whose start is what takes the time."""
 
 from __future__ import annotations
 
 import io
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -67,23 +68,14 @@ from fdfed_server.flower.bundle import config_only_bundle, pack
 from fdfed_server.flower.calls import connect
 from fdfed_server.flower.deliveries import MAX_RETURNS
 from fdfed_server.provision import provision
+from tests.processes import free_ports
 
 pytestmark = pytest.mark.timeout(90)
 HEARTBEAT = 10.0
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for sock in sockets:
-        sock.bind(("127.0.0.1", 0))
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
-
-
 def _new_consortium(out: Path, *sites: str) -> ServerConfig:
-    fleet, exchange, control = _free_ports(3)
+    fleet, exchange, control = free_ports(3)
     provision(sites, out, fleet_port=fleet, exchange_port=exchange, control_port=control)
     config = FederationConfig.load(out / "server" / "federation.toml").server
     return config.model_copy(update={"bind": "127.0.0.1"})

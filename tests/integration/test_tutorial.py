@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deployment import free_ports
+from tests.processes import free_ports
 from tests.unit.test_documents import fenced
 
 ROOT = Path(__file__).parents[2]

@@ -11,6 +11,7 @@ import tomli_w
 
 from fdfed_server.config import FederationConfig
 from fdfed_server.provision import provision
+from tests.processes import free_ports
 from tests.system.federation import (
     DEPLOY,
     RUN,
@@ -18,7 +19,6 @@ from tests.system.federation import (
     Federation,
     Prometheus,
     eventually,
-    free_ports,
     get,
     tool,
 )

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import socket
 import subprocess
-import sys
 import time
 import urllib.parse
 from collections.abc import Callable
@@ -17,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+from tests.processes import end_processes, start_process
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 SITES = ("tnbc", "monuseg", "busbra")
@@ -36,16 +34,6 @@ def tool(name: str) -> str:
     found = shutil.which(name)
     assert found, f"{name} is not installed; run `make test-system`, which installs it"
     return found
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for opened in sockets:
-        opened.bind(("127.0.0.1", 0))
-    ports = [opened.getsockname()[1] for opened in sockets]
-    for opened in sockets:
-        opened.close()
-    return ports
 
 
 def get(url: str) -> str:
@@ -107,24 +95,10 @@ class Federation:
         return found
 
     def start(self, name: str, *command: str) -> None:
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-c", f"import {command[0]} as c; c.main()", *command[1:]],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-            )
+        self.processes[name] = start_process(command, self.folder / f"{name}.log")
 
     def stop(self) -> None:
-        for process in self.processes.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in self.processes.values():
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end_processes(self.processes.values())
 
 
 @dataclass(frozen=True)

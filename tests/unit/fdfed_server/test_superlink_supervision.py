@@ -14,7 +14,7 @@ from fdfed.errors import ConnectionFailed
 from fdfed_server.config import FederationConfig, ServerConfig
 from fdfed_server.flower.superlink import SuperLink
 from fdfed_server.provision import provision
-from tests.deployment import free_ports
+from tests.processes import free_ports
 
 
 @pytest.fixture
