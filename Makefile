@@ -5,17 +5,26 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-system screenshots check shapes format proto benchmark soak coverage-parsers sbom \
+.PHONY: demo test test-thorough test-gpu test-system screenshots check format proto benchmark soak coverage-parsers sbom \
     audit-dependencies drills clean
 
 demo: $(READY) ## a two-site federation on phantoms, with a report
 	$(BIN)/fdfed simulate --sites tnbc,monuseg --rounds 14 --steps 10 --size 64 --width 8 \
 	    --seed 0 --out runs/demo
 
-test: $(READY) ## the test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile \
-	    --no-loadscope-reorder --ignore=tests/system
+test: $(READY) ## the test suite; in the unit tests every annotated tensor shape is checked
+	$(PYTEST) tests/unit --ignore=tests/unit/fdfed/studies -m "not bad_input" \
+	    --jaxtyping-packages=fdfed,beartype.beartype
+	$(PYTEST) -m "not thorough" tests/faults tests/integration tests/gpu tests/unit/fdfed/studies
+	$(PYTEST) -m bad_input $$(grep -rl bad_input tests/unit --include='*.py')
+
+test-thorough: $(READY) ## what `make test` leaves out for time: tutorial, deployment files, every network
+	$(PYTEST) -m thorough tests/integration
+
+test-gpu: $(READY) ## what training does on a GPU, held to the CPU; skips where there is none
+	$(BIN)/python -m pytest -q tests/gpu
 
 test-system: $(READY) ## tests with a real browser and a real Prometheus; installs them on Debian
 	tests/system/install.sh
@@ -31,11 +40,6 @@ check: $(READY) ## static checks: format, lint, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	PYTHONPATH=.:server:client $(BIN)/lint-imports
-
-shapes: $(READY) ## the unit tests again but those of studies, with every annotated tensor shape checked
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/unit -m "not bad_input" \
-	    --ignore=tests/unit/fdfed/studies \
-	    --jaxtyping-packages=fdfed,beartype.beartype
 
 format: $(READY)
 	$(BIN)/ruff format .
@@ -54,7 +58,7 @@ soak: $(READY) ## a million inputs against every parser of foreign bytes; a tabl
 	$(MAKE) drills
 
 drills: $(READY) ## hundreds of random faults in a federation of processes; a table in runs/drills/
-	OMP_NUM_THREADS=1 PYTHONPATH=.:server:client $(BIN)/python -m tests.faults.soak --runs 70
+	OMP_NUM_THREADS=1 PYTHONPATH=.:server:client $(BIN)/python -m tests.faults.soak
 
 coverage-parsers: $(READY) ## branches of those parsers that the unit tests and the corpus take
 	PYTHONPATH=.:server:client $(BIN)/python -m tests.fuzz.branches

@@ -29,6 +29,7 @@ Seconds = Annotated[float, Field(gt=0, le=10_000_000)]
 """Up to 115 days: threads cannot wait for centuries."""
 TapName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,63}$")]
 LossName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+-]{0,62}$")]
+UpdatePrecision = Literal["full", "fp16", "bf16"]
 StrategyName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 AlphaMode = Literal["dual", "ramp", "paper", "fixed"]
 Aggregation = Literal["plain", "masked", "robust"]
@@ -46,6 +47,8 @@ MAX_STALENESS: Final = 16
 """The most steps by which any plan lets a reply be late: hub and sites keep one frame for each."""
 PHASE_1_SHARE = 100 / 175
 """Share of the rounds with α = 0: the paper trains 100 epochs without and 75 with the loss."""
+POLY_POWER: Final = 0.9
+"""Exponent of the falling learning rate."""
 
 
 class Frozen(BaseModel):
@@ -232,11 +235,19 @@ class RunPlan(Frozen):
     batch_size: Count = 8
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate_schedule: Literal["constant", "poly"] = "constant"
+    """`poly`: round r of R has (1 - (r - 1) / R)^0.9 of the learning rate, both phases together.
+    The rule of nnU-Net (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z), a round at a time
+    where it has epochs."""
     weight_decay: float = Field(default=1e-4, ge=0)
     precision: Literal["fp32", "amp", "auto", "fp64"] = "fp32"
     """`amp` is bf16 autocast where the device has it, else fp16 with a gradient scaler; `auto`
     lets each site measure whether that, and which memory layout, is faster on its device, so that
     runs do not repeat bit for bit; `fp64` is for the exactness tests."""
+    update_precision: UpdatePrecision = "full"
+    """How trained weights travel to the coordinator. `full`: whole, in the network's precision.
+    `fp16`, `bf16`: as their change in the round, rounded to 16 bits; what rounding left out stays
+    at the site and is added to its next change (`docs/METHOD.md`, section on averaging)."""
     augment: bool = True
     noise: float = Field(default=0.0, ge=0, le=1)
     """σ of Gaussian noise that is added to every training image, whose values are in [0, 1]; they
@@ -245,6 +256,9 @@ class RunPlan(Frozen):
     warm_start: bool = True
     """Whether a phase 1 with α = 0 comes first. Without it the discrepancy terms are trained from
     the first round on."""
+    phase_2_start: Literal["best", "last"] = "best"
+    """What phase 2 begins with. `best`: the weights of phase 1 that validated best, as the paper
+    has it, and fresh optimisers. `last`: weights and optimisers as they are; only α starts."""
     method: MethodPlan = MethodPlan()
     alpha: AlphaPlan = AlphaPlan()
     exchange: ExchangePlan = ExchangePlan()
@@ -332,6 +346,27 @@ class RunPlan(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_update_precision(self) -> RunPlan:
+        if self.update_precision == "full":
+            return self
+        given = f"update_precision = {self.update_precision}"
+        if self.strategy in ("local", "pooled"):
+            raise ValueError(
+                f"strategy = {self.strategy} sends no weights, so {given} has no meaning; leave it "
+                "out"
+            )
+        if self.aggregation == "masked":
+            raise ValueError(
+                f"{given} saves nothing with aggregation = masked, where every number travels as "
+                "one of 64 bits; leave it out, or use aggregation = plain or robust"
+            )
+        if self.precision == "fp64":
+            raise ValueError(
+                f"{given} rounds what precision = fp64 is there to keep; leave one of them out"
+            )
+        return self
+
     @property
     def effective_loss(self) -> str:
         """The loss that is trained."""
@@ -369,6 +404,13 @@ class RunPlan(Frozen):
     def phase(self, server_round: int) -> Literal[1, 2]:
         """1 while only L_seg is trained, 2 afterwards. Rounds count from 1."""
         return 1 if server_round <= self.phase_1_rounds else 2
+
+    def learning_rate_in(self, server_round: int) -> float:
+        """The learning rate of a round, counted from 1; behind the last round that of the last."""
+        if self.learning_rate_schedule == "constant":
+            return self.learning_rate
+        done = (min(server_round, self.rounds) - 1) / self.rounds
+        return self.learning_rate * float((1 - done) ** POLY_POWER)
 
     @property
     def input_size(self) -> int:

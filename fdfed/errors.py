@@ -61,3 +61,9 @@ class PrivacyBudgetExceeded(FdfedError):
     """The next release would spend more than the privacy budget."""
 
     exit_code = 6
+
+
+class StorageFailed(FdfedError):
+    """A disk is full, or may not be written."""
+
+    exit_code = 7

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from fdfed.errors import EXIT_DONE, EXIT_INTERRUPTED, FdfedError
 from fdfed.log_tags import RunTag
+from fdfed.storage import storage_failure
 
 if TYPE_CHECKING:
     from fdfed.evaluation.results import RunResults
@@ -27,9 +28,10 @@ _LOGGED: Final = ("site", "server_round", "attempt", "phase", "run_id", "code", 
 
 
 def run_command(app: typer.Typer) -> int:
-    """The exit code of a command: 0 done, 2 to 6 the user's to solve, 130 interrupted, 1 our bug.
+    """The exit code of a command: 0 done, 2 to 7 the user's to solve, 130 interrupted, 1 our bug.
 
-    An `FdfedError` becomes its message on standard error; anything else keeps its traceback.
+    An `FdfedError` becomes its message on standard error, and so does a disk that is full or may
+    not be written; anything else keeps its traceback.
     """
     errors = Console(stderr=True, soft_wrap=True)
     try:
@@ -44,6 +46,13 @@ def run_command(app: typer.Typer) -> int:
         return err.exit_code
     except (KeyboardInterrupt, click.Abort):
         code = EXIT_INTERRUPTED
+    except Exception as err:
+        failure = storage_failure(err)
+        if failure is None:
+            raise
+        errors.print("error:", style="bold red", end=" ")
+        errors.print(str(failure), markup=False, highlight=False)
+        return failure.exit_code
     # Typer catches Ctrl-C itself and hands on its code alone.
     if code == EXIT_INTERRUPTED:
         errors.print("interrupted; a run goes on after its last complete round when started again")

@@ -267,6 +267,8 @@ def _exchange(
         config.exchange_address,
         lambda: _identity(config),
         reply_seconds=patience,
+        # A round without the term would be void: the hub waits as long for this site's first frame.
+        round_wait_seconds=plan.exchange.deadline_seconds if plan.exchange.required else 0.0,
         max_staleness=late,
         gate=gate,
         on_answer=on_answer,

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from fdfed.config import RunPlan
-from fdfed.evaluation.metrics import aggregate
+from fdfed.evaluation.aggregates import aggregate
 from fdfed.evaluation.scoring import scores_of
 from fdfed.layer_weights import aggregate as clip_alpha
 from fdfed.layer_weights import propose, starting_alpha, target_of, weighed_taps
@@ -137,13 +137,15 @@ class TrainingAlone:
         number = self.rounds_done + 1
         before = self._store.load_before(self._run_id, number)
         standing = self._initial_standing() if before is None else _Standing.of(before)
+        optimizer = None if before is None else before.part("optimizer")
         if before is not None and before.phase != self.plan.phase(number):
-            # Phase 2 begins with the best weights of phase 1, and seeks its own best.
-            before = self._store.load_before(self._run_id, standing.best_round + 1)
+            # Phase 2 seeks its own best.
             standing = replace(standing, alpha=self._starting_alpha(), best_score=_UNSCORED)
-            optimizer = None
-        else:
-            optimizer = None if before is None else before.part("optimizer")
+            if self.plan.phase_2_start == "last":
+                standing = replace(standing, best_round=before.server_round)
+            else:
+                before = self._store.load_before(self._run_id, standing.best_round + 1)
+                optimizer = None
         self._load(before)
         measured = self.plan.phase(number) == 2
         outcome = train_round_(
@@ -248,7 +250,12 @@ def fine_tuned(
     rounds = math.ceil(plan.rounds * FINE_TUNING_SHARE)
     own = RunPlan.model_validate(
         plan_alone(plan, site).model_dump(mode="json")
-        | {"loss": "seg", "learning_rate": plan.learning_rate * FINE_TUNING_RATE}
+        | {
+            "loss": "seg",
+            "learning_rate": plan.learning_rate * FINE_TUNING_RATE,
+            # Its rounds lie behind the plan's, where a falling rate has ended.
+            "learning_rate_schedule": "constant",
+        }
     )
     network, optimizer = copy.deepcopy(shared), None
     best, best_score = copies(network), _UNSCORED

@@ -1,8 +1,8 @@
 """A site's way to the exchange hub: one stream over all rounds, which never stops the training.
 
-A hub that is down costs one bounded wait; after that every step drops its term at once until the
-hub is back. So does one whose answers cannot be used. A hub that does not accept the site, or does
-not agree on what is exchanged, is an error.
+A hub that is down costs one bounded wait at the first step of a round; after that every step drops
+its term at once until the hub is back. So does one whose answers cannot be used. A hub that does
+not accept the site, or does not agree on what is exchanged, is an error.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class ExchangeStream:
         *,
         reply_seconds: float,
         connect_seconds: float = 5.0,
+        round_wait_seconds: float = 0.0,
         max_staleness: int = 0,
         gate: FrameGate | None = None,
         on_answer: Callable[[float], None] = lambda seconds: None,
@@ -52,6 +53,8 @@ class ExchangeStream:
             reply_seconds: how long to wait for an answer; longer than the hub's own deadline, at
                 which it answers in any case.
             connect_seconds: how long one attempt to connect may take.
+            round_wait_seconds: for so long the first step of a round tries to connect; it makes one
+                attempt in any case.
             max_staleness: steps by which a reply may be late: `swap` then only waits where no
                 reply is that new.
             gate: clears each frame before it leaves; None is for tests.
@@ -64,6 +67,7 @@ class ExchangeStream:
             )
         self._address = address
         self._stats = StatsRecorder(on_answer)
+        self._round_wait_seconds = round_wait_seconds
         self._max_staleness = max_staleness
         self._late = LateReplies(max_staleness, reply_seconds=reply_seconds, read=self._read)
         self._connection = ExchangeConnection(
@@ -88,7 +92,7 @@ class ExchangeStream:
     def swap(self, frame: PrototypeFrame) -> CotangentFrame | None:
         """The cotangents for `frame`, or late ones; `None` if the term of this step is dropped.
 
-        Waits at most `reply_seconds`, and the first time `connect_seconds` before.
+        Waits at most `reply_seconds`, and at the first step of a round to connect before.
 
         Raises:
             FrameRefused: if hub and site do not agree on what they exchange.
@@ -100,7 +104,7 @@ class ExchangeStream:
         start, traffic = time.perf_counter(), Traffic()
         try:
             content = pb.SiteContent(prototypes=frame.to_proto())
-            link = self._connection.link()
+            link = self._link_for(frame)
             self._post_and_take(link, content, frame, traffic)
         except FrameRefused as err:
             self._stats.dropped(bytes_up=traffic.up, bytes_down=traffic.down)
@@ -141,7 +145,7 @@ class ExchangeStream:
         sent = received = 0
         try:
             content = pb.SiteContent(prototypes=frame.to_proto())
-            link = self._connection.link()
+            link = self._link_for(frame)
             sent = content.ByteSize()
             reply = self._ask(link, content)
             sent, received = reply.bytes_up, reply.bytes_down
@@ -167,6 +171,13 @@ class ExchangeStream:
     def close(self) -> None:
         """Ends the stream. A later `swap` opens it anew."""
         self._connection.close()
+
+    def _link_for(self, frame: PrototypeFrame) -> ExchangeLink:
+        # What cut the stream between two rounds has mostly passed when the second begins: a
+        # coordinator that was started again is there, since it has asked for the round.
+        if frame.key.step == 0:
+            return self._connection.open_within(self._round_wait_seconds)
+        return self._connection.link()
 
     def _ask(self, link: ExchangeLink, content: pb.SiteContent) -> Answer:
         try:

@@ -1,4 +1,5 @@
-"""Keeps a link to the exchange hub: opened once in the foreground, later in the background.
+"""Keeps a link to the exchange hub: opened in the foreground at first and when a round begins, else
+in the background.
 
 While the hub is gone, asking for the link costs nothing: the attempts to connect again run in a
 thread of their own, at growing intervals.
@@ -92,6 +93,30 @@ class ExchangeConnection:
                 return link
         link.close()
         raise HubUnavailable("the connection to the exchange hub was closed while it was made")
+
+    def open_within(self, seconds: float) -> ExchangeLink:
+        """An open link that was not lost unnoticed; else attempts to connect, here and now, until
+        there is one or the time is over. There is one attempt in any case.
+
+        Raises:
+            HubUnavailable: if the hub is not there in time.
+            ConnectionFailed: if it is, and one side does not accept the other.
+        """
+        with self._lock:
+            link = self._link
+            lost = link is not None and not link.is_open
+            if lost:
+                self._link = None
+        if link is not None and lost:
+            link.close()
+        until = self._clock() + seconds
+        while True:
+            try:
+                return self.open()
+            except ConnectionFailed as err:
+                if not may_pass(err) or self._clock() + FIRST_PAUSE_SECONDS > until:
+                    raise
+            time.sleep(FIRST_PAUSE_SECONDS)
 
     def drop(self, link: ExchangeLink, error: ConnectionFailed) -> None:
         """`link` is of no further use."""

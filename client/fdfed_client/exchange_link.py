@@ -104,6 +104,11 @@ class ExchangeLink:
             raise
         self._limit = reply_seconds
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the stream has not ended, as far as this end has heard."""
+        return not self._closed.is_set() and bool(self._call.is_active())
+
     def ask(self, content: pb.SiteContent) -> Answer:
         """The hub's answer to `content`.
 

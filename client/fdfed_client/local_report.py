@@ -5,11 +5,10 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fdfed.evaluation.case_pictures import CaseView
-from fdfed.evaluation.report import write_report
 from fdfed.evaluation.results import (
     ExchangeResult,
     ImageRow,
@@ -29,6 +28,9 @@ from fdfed.wire import EvaluateResult, TrainResult
 from fdfed_client.joining import JoiningAnswer
 from fdfed_client.local_results import case_views, image_rows
 from fdfed_client.site import Site
+
+if TYPE_CHECKING:
+    from fdfed.evaluation.case_pictures import CaseView
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,8 @@ class LocalReport:
         if result.run_id != self._run_id:
             self._run_id, self._rounds, self._exchanged = result.run_id, {}, {}
         if isinstance(result, TrainResult):
-            self._weights = sum(value.nbytes for value in result.weights.values())
+            state = site.network.state_dict()
+            self._weights = sum(state[name].nbytes for name in result.weights)
             self._rounds[result.server_round] = _trained(site, result, weights=self._weights)
             self._exchanged[result.server_round] = result.exchange
         elif result.part == "validation":
@@ -105,6 +108,8 @@ class LocalReport:
             self._put(self._written)
 
     def _put(self, written: _Written) -> None:
+        from fdfed.evaluation.report import write_report  # noqa: PLC0415  slow to import, and needed at the end of a run alone
+
         folder = self._folder / written.run_id
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         results, rows = written.results, written.rows
@@ -160,7 +165,7 @@ def _privacy(site: Site, result: EvaluateResult) -> PrivacyResult:
 
 
 def _trained(site: Site, result: TrainResult, *, weights: int) -> RoundRecord:
-    """The round as this site saw it; its weights take so many bytes."""
+    """The round as this site saw it; the weights that it was sent took so many bytes."""
     known = result.fd[~np.isnan(result.fd)]
     entry = SiteRound(
         loss_seg=result.loss_seg,
@@ -169,7 +174,7 @@ def _trained(site: Site, result: TrainResult, *, weights: int) -> RoundRecord:
         seconds=result.seconds,
     )
     taps = site.network.tap_names
-    up = weights
+    up = sum(value.nbytes for value in result.weights.values())
     if site.plan.aggregation == "masked":
         # Under masks every number travels as one of 64 bits.
         up = 8 * ContributionLayout.of(result.weights, taps=len(taps)).size

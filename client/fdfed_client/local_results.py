@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
-from fdfed.evaluation.case_pictures import CaseView, shown
-from fdfed.evaluation.heat_maps import heat_maps
-from fdfed.evaluation.metrics import ImageScore
+from fdfed.evaluation.aggregates import ImageScore
 from fdfed.evaluation.results import ImageRow
 from fdfed.evaluation.scoring import Predictions
 from fdfed.networks import SegmentationNetwork
+
+if TYPE_CHECKING:
+    from fdfed.evaluation.case_pictures import CaseView
 
 
 def image_rows(site: str, scores: Sequence[ImageScore]) -> list[ImageRow]:
@@ -37,6 +39,10 @@ def case_views(
 ) -> list[CaseView]:
     """The worst and the best scored images with their pixels and heat maps, for the site's own
     report; `network` made the predictions."""
+    # Slow to import, and needed at the end of a run alone.
+    from fdfed.evaluation.case_pictures import CaseView, shown  # noqa: PLC0415
+    from fdfed.evaluation.heat_maps import heat_maps  # noqa: PLC0415
+
     dice = {score.name: score.dice for score in scores}
     wanted = shown(scores)
     return [

@@ -54,6 +54,8 @@ def _aggregation(plan: RunPlan) -> str:
     if plan.aggregation == "masked":
         return "masked: the coordinator learns the sum over the sites, not one site's weights"
     sees = "the coordinator sees this site's weights after every round"
+    if plan.update_precision != "full":
+        sees += f", as their changes rounded to {plan.update_precision}"
     if plan.aggregation == "robust":
         middle = plan.defence.robust.replace("_", " ")
         return f"robust: {sees}, keeps them on its disk for the round, and takes the {middle}"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,15 +25,19 @@ class RoundRecords:
         self._store = store
 
     def before(self, message: TrainInstruction) -> SiteRecord | None:
-        """The record to start from; at the switch to phase 2, local tensors of the best round."""
+        """The record to start from; where phase 2 goes back to the best round, the local tensors of
+        that."""
         record = self._store.load_before(message.run_id, message.server_round)
         if record is None or record.phase == message.phase:
             return record
+        if message.plan.phase_2_start == "last":
+            return replace(record, phase=message.phase)
         # A site that was absent in the best round has its tensors from the last one before it.
         best = self._store.load_before(message.run_id, message.best_round + 1)
         if best is None:
             return None
-        # The optimiser starts afresh in phase 2: its moments belong to another objective.
+        # The optimiser starts afresh in phase 2: its moments belong to another objective. So does
+        # the residual: it is of rounds that the best one may come before.
         tensors = {f"local.{name}": tensor for name, tensor in best.part("local").items()}
         return SiteRecord(server_round=best.server_round, phase=message.phase, tensors=tensors)
 
@@ -40,13 +47,23 @@ class RoundRecords:
         return self._store.load_before(message.run_id, message.server_round + 1)
 
     def keep(
-        self, model: LocalModel, message: TrainInstruction, optimizer_state: Mapping[str, Tensor]
+        self,
+        model: LocalModel,
+        message: TrainInstruction,
+        optimizer_state: Mapping[str, Tensor],
+        *,
+        residual: Mapping[str, NDArray[np.float32]],
     ) -> None:
-        """Writes the record of the round that `model` has just trained."""
+        """Writes the record of the round that `model` has just trained.
+
+        Args:
+            residual: what rounding left out of the answer (`fdfed.wire.changes`).
+        """
         state = model.network.state_dict()
         tensors = {f"optimizer.{n}": t for n, t in optimizer_state.items()}
         tensors |= {f"local.{name}": state[name].cpu().clone() for name in model.local}
         tensors |= {f"auxiliary.{name}": t for name, t in copies(model.auxiliary).items()}
+        tensors |= {f"residual.{n}": torch.from_numpy(left) for n, left in residual.items()}
         record = SiteRecord(server_round=message.server_round, phase=message.phase, tensors=tensors)
         self._store.save(message.run_id, record)
         self._store.prune(message.run_id, keep=message.best_round)

@@ -6,18 +6,20 @@ any of its answers; per-image scores stay in `Site.image_scores` and in the site
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fdfed import __version__
 from fdfed.config import RunPlan
 from fdfed.data import SplitCounts
 from fdfed.errors import PrivacyBudgetExceeded, RefusedByPolicy, WireError
-from fdfed.evaluation.metrics import ImageScore, aggregate
+from fdfed.evaluation.aggregates import ImageScore, aggregate
 from fdfed.evaluation.scoring import predictions, scored
 from fdfed.exchange import BlindedExchange, BlindingSecret, Exchange, ExchangeStats
 from fdfed.layer_weights import propose
@@ -42,6 +44,7 @@ from fdfed.wire import (
     SecretRequest,
     TrainInstruction,
     TrainResult,
+    changes_of,
 )
 from fdfed_client.local_model import (
     Images,
@@ -218,7 +221,7 @@ class Site:
         finally:
             if model.exchange is not None:
                 self.exchanged = model.exchange.take_stats()
-        self._records.keep(model, message, outcome.optimizer_state)
+        sent = self._keep(model, message, before, outcome.optimizer_state)
         taps = len(model.network.tap_names)
         fd, exch = outcome.means.fd_by_tap(taps), outcome.means.exch_by_tap(taps)
         alpha = message.alpha
@@ -237,7 +240,7 @@ class Site:
             exch=exch,
             valid=outcome.means.valid_by_tap(taps),
             exchange=_used(self.exchanged, answered=outcome.means.answered),
-            weights=take_tensors(model.network, model.shared),
+            weights=sent,
         )
 
     def _train_privately(
@@ -258,8 +261,35 @@ class Site:
         except PrivacyBudgetExceeded as err:
             self.budget_spent = err
             raise
-        self._records.keep(model, message, answer.optimizer_state)
-        return replace(answer.result, weights=take_tensors(model.network, model.shared))
+        # Rounded after the noise: no less private, since nothing but what it covers enters.
+        sent = self._keep(model, message, before, answer.optimizer_state)
+        return replace(answer.result, weights=sent)
+
+    def _keep(
+        self,
+        model: LocalModel,
+        message: TrainInstruction,
+        before: SiteRecord | None,
+        optimizer_state: Mapping[str, Tensor],
+    ) -> dict[str, NDArray[Any]]:
+        """Writes the record of the round that was trained; gives the weights as they travel.
+
+        The residual of their rounding is in the record, so that a round that is asked again adds
+        the same one again, also after the agent was killed.
+        """
+        weights = take_tensors(model.network, model.shared)
+        residual: dict[str, NDArray[np.float32]] = {}
+        if message.plan.update_precision != "full":
+            old = {} if before is None else before.part("residual")
+            weights, residual = changes_of(
+                weights,
+                message.weights,
+                {name: tensor.numpy() for name, tensor in old.items()},
+                trained=frozenset(dict(model.network.named_parameters())),
+                precision=message.plan.update_precision,
+            )
+        self._records.keep(model, message, optimizer_state, residual=residual)
+        return weights
 
     def evaluate(self, message: EvaluateInstruction) -> EvaluateResult:
         """Scores the weights on one part: aggregates over the site's minimum count of images, or

@@ -43,6 +43,9 @@ def simulate(
     ] = None,
     batch: Annotated[int | None, typer.Option(help="Images per step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    lr_schedule: Annotated[
+        str | None, typer.Option(help="constant, or poly: falling over the rounds.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, splits and batches.")] = None,
     precision: Annotated[
         str | None,
@@ -90,6 +93,7 @@ def simulate(
         "width": width,
         "batch_size": batch,
         "learning_rate": lr,
+        "learning_rate_schedule": lr_schedule,
         "seed": seed,
         "precision": precision,
     }
@@ -97,6 +101,11 @@ def simulate(
     plan = _plan(config, (preset(method) if method else {}) | options)
 
     # Slow to import; --help must not wait for them.
+    from fdfed.kept_memory import keep_freed_memory
+    from fdfed.lean_monai import spare_optional_parts
+
+    keep_freed_memory()
+    spare_optional_parts()
     import torch
     from rich.console import Console
 

@@ -66,45 +66,31 @@ def study(
     from rich.console import Console
 
     from fdfed.cli.study_advisor import study_advisor
-    from fdfed.cli.study_hostile import attack_by_a_site
-    from fdfed.cli.study_privacy import attack
+    from fdfed.cli.study_hostile import study_hostile
+    from fdfed.cli.study_privacy import study_privacy
     from fdfed.cli.study_progress import StudyBars
+    from fdfed.cli.study_run import StudyRun
+    from fdfed.kept_memory import keep_freed_memory
     from fdfed.studies import load_results, run_agenda
     from fdfed.studies.baselines.configuration import read_configuration
     from fdfed.studies.catalogue import COMPARISONS, STUDIES, staged_study
 
+    keep_freed_memory()
     console = Console()
-    if name == "privacy":
-        attack(
-            console,
-            data=None if report_only else data,
-            out=out,
-            stop_after_seconds=budget_hours * _SECONDS_PER_HOUR,
-            workers=workers,
-            check=lambda sites: _check_patients(console, sites, data, held_out),
-            page=page,
-        )
-        return
-    if name == "advisor":
-        study_advisor(
-            console,
-            data=None if report_only else data,
-            out=out,
-            stop_after_seconds=budget_hours * _SECONDS_PER_HOUR,
-            workers=workers,
-            check=lambda sites: _check_patients(console, sites, data, held_out),
-            page=page,
-        )
-        return
-    if name == "hostile":
-        attack_by_a_site(
-            console,
-            data=None if report_only else data,
-            out=out,
-            stop_after_seconds=budget_hours * _SECONDS_PER_HOUR,
-            check=lambda sites: _check_patients(console, sites, data, held_out),
-            page=page,
-        )
+    run = StudyRun(
+        console,
+        data=None if report_only else data,
+        out=out,
+        stop_after_seconds=budget_hours * _SECONDS_PER_HOUR,
+        workers=workers,
+        check=lambda sites: _check_patients(console, sites, data, held_out),
+        page=page,
+    )
+    # A service manager ends a process with SIGTERM; it loses no more than Ctrl-C does.
+    signal.signal(signal.SIGTERM, _interrupt)
+    own = {"privacy": study_privacy, "advisor": study_advisor, "hostile": study_hostile}
+    if name in own:
+        own[name](run)
         return
     if name in COMPARISONS:
         chosen = staged_study(name, stage, read_configuration(configuration), data)
@@ -112,25 +98,23 @@ def study(
         chosen = STUDIES[name]
     try:
         if not report_only:
-            _check_patients(console, chosen.sites, data, held_out)
-            # A service manager ends a process with SIGTERM; it loses no more than Ctrl-C does.
-            signal.signal(signal.SIGTERM, _interrupt)
+            run.check(chosen.sites)
             with StudyBars(console, out) as bars:
                 done = run_agenda(
                     chosen.agenda,
                     data=chosen.prepare(data, out),
                     out=out,
                     workers=workers,
-                    stop_after_seconds=budget_hours * _SECONDS_PER_HOUR,
+                    stop_after_seconds=run.stop_after_seconds,
                     watcher=bars,
                 )
-            console.print("The study is complete." if done else "The time is up; start it again.")
+            run.ended(complete=done)
     finally:
         results = load_results(out)
         chosen.write_study(out, results)
         if page is not None:
             chosen.write_page(page, results)
-        console.print(f"{len(results)} trials: {out / 'study.json'}", soft_wrap=True)
+        run.wrote(f"{len(results)} trials", "study.json")
 
 
 def _check_patients(console: Console, sites: Sequence[str], data: Path, record: Path) -> None:

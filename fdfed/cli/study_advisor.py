@@ -4,48 +4,25 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from fdfed.cli.study_run import StudyRun
 
 
-def study_advisor(
-    console: Console,
-    *,
-    data: Path | None,
-    out: Path,
-    stop_after_seconds: float,
-    workers: int,
-    check: Callable[[Sequence[str]], None],
-    page: Path | None,
-) -> None:
-    """Trains what is missing, images first, then writes what all trainings say.
-
-    Args:
-        data: None trains nothing.
-        check: refuses images whose held-out patients are not the recorded ones.
-    """
+def study_advisor(run: StudyRun) -> None:
+    """Trains what is missing, images first, then writes what all trainings say."""
     import torch
 
-    from fdfed.errors import InvalidInput
     from fdfed.studies import advisor
     from fdfed.studies.advisor_files import write_page, write_study
 
-    if workers > 1:
-        raise InvalidInput(
-            f"--workers is {workers}, but the advisor study trains one run after the other; leave "
-            "the option out"
-        )
+    run.only_one_worker(advisor.STUDY)
     torch.set_num_threads(1)
-    deadline = time.monotonic() + stop_after_seconds
-    folders = {kind: out / kind / "sites" for kind in ("images", "phantoms")}
-    if data is not None:
-        check(advisor.SITES)
+    deadline = time.monotonic() + run.stop_after_seconds
+    folders = {kind: run.out / kind / "sites" for kind in ("images", "phantoms")}
+    if run.data is not None:
+        run.check(advisor.SITES)
         advisor.write_phantom_sites(folders["phantoms"])
-        advisor.write_sites(data, folders["images"])
+        advisor.write_sites(run.data, folders["images"])
     sites = {
         kind: tuple(sorted(path.name for path in folder.glob("*") if path.is_dir()))
         for kind, folder in folders.items()
@@ -53,27 +30,27 @@ def study_advisor(
     try:
         # All of one seed before the next, so that a study that is cut is still a whole one.
         stages = itertools.product(range(advisor.SEEDS), folders.items())
-        for seed, (kind, folder) in stages if data is not None else ():
+        for seed, (kind, folder) in stages if run.data is not None else ():
             advisor.train(
                 folder,
                 sites[kind],
-                out=out / kind,
+                out=run.out / kind,
                 seed=seed,
                 phantoms=kind == "phantoms",
                 deadline=deadline,
-                told=lambda name, seconds: console.print(f"{name}: {seconds:.0f} s"),
+                told=run.told,
             )
     finally:
         found = {
             kind: advisor.observations(
-                folder, sites[kind], out=out / kind, phantoms=kind == "phantoms"
+                folder, sites[kind], out=run.out / kind, phantoms=kind == "phantoms"
             )
             for kind, folder in folders.items()
         }
         asked = {kind: advisor.SEEDS * len(advisor.groups(names)) for kind, names in sites.items()}
-        trials = {kind: (advisor.runs_done(out / kind), asked[kind]) for kind in folders}
-        write_study(out, found, trials=trials)
-        if page is not None:
-            write_page(page, found, trials=trials)
+        trials = {kind: (advisor.runs_done(run.out / kind), asked[kind]) for kind in folders}
+        write_study(run.out, found, trials=trials)
+        if run.page is not None:
+            write_page(run.page, found, trials=trials)
         done = sum(done for done, _ in trials.values())
-        console.print(f"{done} runs: {out / 'study.json'}", soft_wrap=True)
+        run.wrote(f"{done} runs", "study.json")

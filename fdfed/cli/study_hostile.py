@@ -2,29 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from fdfed.cli.study_run import StudyRun
 
 
-def attack_by_a_site(
-    console: Console,
-    *,
-    data: Path | None,
-    out: Path,
-    stop_after_seconds: float,
-    check: Callable[[Sequence[str]], None],
-    page: Path | None,
-) -> None:
-    """Runs the trials that are missing, then writes what all of them say.
-
-    Args:
-        data: None runs none of them.
-        check: refuses images whose held-out patients are not the recorded ones.
-    """
+def study_hostile(run: StudyRun) -> None:
+    """Runs the trials that are missing, then writes what all of them say."""
     import torch
 
     from fdfed.studies.hostile import (
@@ -35,20 +17,21 @@ def attack_by_a_site(
         write_hostile_study,
     )
 
+    run.only_one_worker("hostile")
     try:
-        if data is not None:
-            check(SOURCES)
+        if run.data is not None:
+            run.check(SOURCES)
             torch.set_num_threads(1)
             done = run_hostile_study(
-                data,
-                out,
-                stop_after_seconds=stop_after_seconds,
-                on_trial=lambda name, seconds: console.print(f"{name}: {seconds:.0f} s"),
+                run.data,
+                run.out,
+                stop_after_seconds=run.stop_after_seconds,
+                on_trial=run.told,
             )
-            console.print("The study is complete." if done else "The time is up; start it again.")
+            run.ended(complete=done)
     finally:
-        results = load_hostile_results(out)
-        write_hostile_study(out, results)
-        if page is not None:
-            write_hostile_page(page, results)
-        console.print(f"{len(results)} trials: {out / 'hostile.csv'}", soft_wrap=True)
+        results = load_hostile_results(run.out)
+        write_hostile_study(run.out, results)
+        if run.page is not None:
+            write_hostile_page(run.page, results)
+        run.wrote(f"{len(results)} trials", "hostile.csv")

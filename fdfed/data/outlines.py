@@ -9,7 +9,6 @@ from typing import Final
 import numpy as np
 from defusedxml import ElementTree
 from jaxtyping import Bool, Float
-from matplotlib.path import Path as Polygon
 
 from fdfed.data.pictures import picture_size
 from fdfed.data.unusable import UnusablePicture
@@ -72,6 +71,8 @@ def _fill_(mask: Bool[np.ndarray, "height width"], corners: Float[np.ndarray, "c
     right, bottom = np.clip(np.ceil(corners.max(0)).astype(int), 0, [width, height])
     if right <= left or bottom <= top:
         return
+    from matplotlib.path import Path as Polygon  # noqa: PLC0415  slow, and few layouts need it
+
     rows, columns = np.mgrid[top:bottom, left:right] + 0.5
     centres = np.column_stack((columns.ravel(), rows.ravel()))
     inside = Polygon(corners, closed=False).contains_points(centres)

@@ -1,6 +1,6 @@
 """What a model is worth: scores per image and site, a run's results, its report, predictions."""
 
-from fdfed.evaluation.metrics import Aggregate, ImageScore, aggregate, foreground, image_scores
+from fdfed.evaluation.aggregates import Aggregate, ImageScore, aggregate
 from fdfed.evaluation.results import (
     ExchangeResult,
     ImageRow,
@@ -34,8 +34,6 @@ __all__ = [
     "TapLoss",
     "Traffic",
     "aggregate",
-    "foreground",
-    "image_scores",
     "library_versions",
     "load_per_image",
     "load_results",

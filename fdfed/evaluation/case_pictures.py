@@ -14,10 +14,11 @@ from jaxtyping import Bool, Float
 from markupsafe import Markup
 from PIL import Image
 
+from fdfed.evaluation.aggregates import ImageScore
 from fdfed.evaluation.contours import outlines, svg_path
 from fdfed.evaluation.figure_style import Picture
 from fdfed.evaluation.heat_maps import HeatMap, HeatRow, common_scales, draw
-from fdfed.evaluation.metrics import THRESHOLD, ImageScore
+from fdfed.evaluation.metrics import THRESHOLD
 
 SHOWN: Final = 3
 """Worst and best cases shown, each, per site."""

@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from scipy import stats
-
 from fdfed.errors import InvalidInput
-from fdfed.evaluation.metrics import ImageScore
+from fdfed.evaluation.aggregates import ImageScore
+from fdfed.evaluation.significance import mean_interval
 
 Model = Literal["shared", "fine_tuned", "alone"]
 """The federation's; that one trained on at the site; the one that the site trained by itself."""
@@ -23,7 +22,6 @@ Model = Literal["shared", "fine_tuned", "alone"]
 MODELS: Final[tuple[Model, ...]] = get_args(Model)
 JOINED: Final[tuple[Model, ...]] = ("shared", "fine_tuned")
 
-CONFIDENCE: Final = 0.95
 WORDS: Final[Mapping[Model, str]] = {
     "shared": "the federation's model",
     "fine_tuned": "the federation's model fine-tuned here",
@@ -117,7 +115,7 @@ def compare(
         if not math.isnan(difference):
             by_patient.setdefault(row.patient, []).append(difference)
     differences = [statistics.fmean(values) for values in by_patient.values()]
-    low, high = _interval(differences)
+    low, high = mean_interval(differences)
     return Joining(
         scores=scores,
         kept=_best(scores, MODELS),
@@ -197,16 +195,6 @@ def _best(scores: Mapping[Model, OwnScore], models: Sequence[Model]) -> Model:
 
     # Of equals `max` takes the first.
     return max(models, key=rank)
-
-
-def _interval(differences: Sequence[float]) -> tuple[float | None, float | None]:
-    count = len(differences)
-    if count < 2:
-        return None, None
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
-    half *= statistics.stdev(differences) / math.sqrt(count)
-    mean = statistics.fmean(differences)
-    return mean - half, mean + half
 
 
 def _unit(joining: Joining) -> str:

@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeGuard
 
+from fdfed.evaluation.aggregates import Aggregate
 from fdfed.evaluation.joining import Joining
-from fdfed.evaluation.metrics import Aggregate
 from fdfed.exchange import ExchangeStats
 from fdfed.privacy_plan import Unit
 
@@ -275,7 +275,7 @@ class RunResults:
     best_round: int | None = None
     """The round with the highest unweighted mean over sites of validation Dice."""
     warm_start_round: int | None = None
-    """The round of phase 1 whose weights phase 2 began with."""
+    """The round of phase 1 whose weights phase 2 began with: the best or the last, by the plan."""
     model_round: int | None = None
     """The round whose weights the model file holds."""
     final_model: str | None = None

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from fdfed.evaluation.metrics import ImageScore, image_scores
+from fdfed.evaluation.aggregates import ImageScore
+from fdfed.evaluation.metrics import image_scores
 from fdfed.evaluation.whole_image import whole_image_logits
 from fdfed.networks import SegmentationNetwork
 from fdfed.training.precision import Precision, autocast

@@ -8,6 +8,8 @@ patients, then sites, which weigh equally however many patients they have.
 from __future__ import annotations
 
 import itertools
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,10 +17,11 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
-from scipy import stats
 
 from fdfed.errors import InvalidInput
 
+CONFIDENCE: Final = 0.95
+"""Of every interval."""
 MOST_EXACT: Final = 65_536
 """Swaps up to which a permutation test goes through all of them."""
 PERMUTATIONS: Final = 100_000
@@ -49,6 +52,19 @@ class Comparison:
     """Standard deviation of the patients' differences at each site; NaN of a single patient."""
     patients: Mapping[str, int]
     seeds: int
+
+
+def mean_interval(differences: Sequence[float]) -> tuple[float | None, float | None]:
+    """Student's t interval of a mean, at `CONFIDENCE`; None for fewer than two differences."""
+    count = len(differences)
+    if count < 2:
+        return None, None
+    from scipy import stats  # noqa: PLC0415  slow to import, and needed at the end of a run alone
+
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
+    half *= statistics.stdev(differences) / math.sqrt(count)
+    mean = statistics.fmean(differences)
+    return mean - half, mean + half
 
 
 def compare(differences: Differences, *, seed: int = 0) -> Comparison:
@@ -176,6 +192,8 @@ def detectable_effect(
         sd: σ_s, by site, of the patients' differences.
         patients: n_s.
     """
+    from scipy import stats  # noqa: PLC0415  slow to import, and needed at the end of a run alone
+
     error = np.sqrt(sum(sd[site] ** 2 / patients[site] for site in sd)) / len(sd)
     return float((stats.norm.ppf(1 - level) + stats.norm.ppf(power)) * error)
 

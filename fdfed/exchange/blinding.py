@@ -22,9 +22,9 @@ from fdfed.errors import CryptoError, InvalidInput
 from fdfed.exchange.codes import ExchangeCode, FrameRefused
 from fdfed.exchange.frames import CotangentFrame, PrototypeFrame, StepKey
 from fdfed.exchange.isometry import Isometry, geometry
+from fdfed.exchange.late_replies import is_usable
 from fdfed.exchange.layout import TapLayout
 from fdfed.exchange.protocol import Exchange, ExchangeStats
-from fdfed.exchange.staleness import is_usable
 
 log = logging.getLogger(__name__)
 

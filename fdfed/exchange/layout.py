@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fdfed.errors import InvalidInput
-
-MAX_TAPS: Final = 256
-MAX_ELEMENTS: Final = 1 << 18
-"""Elements of a vector; the largest network here has 5,888. Keeps a frame below 2.1 MiB in fp64."""
+from fdfed.exchange.frames import MAX_ELEMENTS, MAX_TAPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,44 +72,6 @@ class TapLayout:
         for name, start, end in zip(self.names, self._offsets, self._offsets[1:], strict=False):
             yield name, slice(start, end), slice(half + start, half + end)
 
-    def pack(
-        self,
-        foreground: Mapping[str, Float[Tensor, " _"]],
-        background: Mapping[str, Float[Tensor, " _"]],
-    ) -> Float[Tensor, " size"]:
-        """All prototypes, each `(C_l,)`, in one vector that stays connected to their graph.
-
-        Raises:
-            InvalidInput: if a tap is missing, unknown, or not of its width.
-        """
-        for part, prototypes in (("foreground", foreground), ("background", background)):
-            found = {name: tuple(value.shape) for name, value in prototypes.items()}
-            expected = {
-                name: (width,) for name, width in zip(self.names, self.channels, strict=True)
-            }
-            if found != expected:
-                raise InvalidInput(
-                    f"the {part} prototypes to pack are {found} but the layout has {expected}; "
-                    "pass the batch means of exactly the layout's taps"
-                )
-        return torch.cat(
-            [foreground[name] for name in self.names] + [background[name] for name in self.names]
-        )
-
-    def unpack(
-        self, vector: Float[Tensor, " size"]
-    ) -> tuple[dict[str, Float[Tensor, " _"]], dict[str, Float[Tensor, " _"]]]:
-        """Foreground and background by tap, each `(C_l,)`; views into `vector`.
-
-        Raises:
-            InvalidInput: if the vector is not of this layout's size.
-        """
-        self._check(tuple(vector.shape), axes=1)
-        return (
-            {name: vector[fore] for name, fore, _ in self.spans()},
-            {name: vector[back] for name, _, back in self.spans()},
-        )
-
     def split(
         self, vectors: NDArray[Any]
     ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
@@ -124,16 +80,16 @@ class TapLayout:
         Raises:
             InvalidInput: if the rows are not of this layout's size.
         """
-        self._check(vectors.shape, axes=2)
+        self._check(vectors.shape)
         return (
             {name: vectors[:, fore] for name, fore, _ in self.spans()},
             {name: vectors[:, back] for name, _, back in self.spans()},
         )
 
-    def _check(self, shape: tuple[int, ...], *, axes: int) -> None:
-        if len(shape) != axes or shape[-1] != self.size:
-            wanted = f"({self.size},)" if axes == 1 else f"(sites, {self.size})"
+    def _check(self, shape: tuple[int, ...]) -> None:
+        if len(shape) != 2 or shape[-1] != self.size:
             raise InvalidInput(
                 f"got an array of shape {shape} for a layout of channels {self.channels}; it must "
-                f"be {wanted}: the foreground of every tap, then the background of every tap"
+                f"be (sites, {self.size}): the foreground of every tap, then the background of "
+                "every tap"
             )

@@ -71,9 +71,7 @@ class ContributionLayout:
     @property
     def size(self) -> int:
         """Integers of a contribution."""
-        return sum(math.prod(shape) for _, _, shape in self.tensors) + sum(
-            length for _, _, length in self._measures()
-        )
+        return sum(self.lengths)
 
     def contribution(
         self, weights: Mapping[str, NDArray[Any]], measures: Measures, *, num_examples: int
@@ -100,15 +98,26 @@ class ContributionLayout:
         Args:
             total: `(size,)`, the sum modulo 2⁶⁴.
         """
-        end = len(total) - sum(length for _, _, length in self._measures())
-        sums = dict(self._slices(total[end:]))
+        ends = np.cumsum(self.lengths)
+        return self.mean_of_parts_(np.split(total, ends[:-1]))
+
+    @property
+    def lengths(self) -> list[int]:
+        """Integers of each tensor, in order, and of all measures together."""
+        tensors = [math.prod(shape) for _, _, shape in self.tensors]
+        return [*tensors, sum(length for _, _, length in self._measures())]
+
+    def mean_of_parts_(self, parts: list[NDArray[np.uint64]]) -> Mean | None:
+        """`mean` of a sum in parts of these `lengths`, which it takes from the list one by one:
+        each is gone as its mean comes, since both together would be three models of fp32."""
+        sums = dict(self._slices(parts.pop()))
         examples = int(sums["examples"].view(_COUNTER)[0])
         known = {name: sums[f"{name}.known"].view(_COUNTER) for name in _BY_TAP}
         if examples < 1 or any(((k < 0) | (k > examples)).any() for k in known.values()):
             return None
         return Mean(
             examples=examples,
-            weights=self._weights(total[:end], examples),
+            weights=self._weights(parts, examples),
             measures=Measures(
                 loss_seg=float(mean(sums["loss_seg"], examples=examples, dtype=_REAL)[0]),
                 alpha=mean(sums["alpha"], examples=examples, dtype=_REAL),
@@ -147,12 +156,11 @@ class ContributionLayout:
             yield name, values[start : start + length]
             start += length
 
-    def _weights(self, values: NDArray[np.uint64], examples: int) -> dict[str, NDArray[Any]]:
-        weights, start = {}, 0
+    def _weights(self, parts: list[NDArray[np.uint64]], examples: int) -> dict[str, NDArray[Any]]:
+        weights = {}
+        parts.reverse()
         for name, dtype, shape in self.tensors:
-            end = start + math.prod(shape)
-            weights[name] = mean(values[start:end], examples=examples, dtype=dtype).reshape(shape)
-            start = end
+            weights[name] = mean(parts.pop(), examples=examples, dtype=dtype).reshape(shape)
         return weights
 
 

@@ -14,8 +14,8 @@ import torch
 from fdfed.config import RunPlan
 from fdfed.data import SiteData, open_planned, pool_sites, write_planned_phantoms
 from fdfed.errors import DataError, FdfedError, InvalidInput
+from fdfed.evaluation.aggregates import ImageScore, aggregate
 from fdfed.evaluation.case_pictures import CaseView
-from fdfed.evaluation.metrics import ImageScore, aggregate
 from fdfed.evaluation.report import write_report
 from fdfed.evaluation.results import RunResults, SiteResult
 from fdfed.evaluation.results_files import (

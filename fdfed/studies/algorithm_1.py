@@ -23,7 +23,7 @@ from torch import Tensor
 from fdfed.atomic_file import replacing, write_text
 from fdfed.config import RunPlan
 from fdfed.data import SiteData, pool_sites
-from fdfed.evaluation.metrics import aggregate as aggregate_scores
+from fdfed.evaluation.aggregates import aggregate as aggregate_scores
 from fdfed.evaluation.metrics import image_scores
 from fdfed.evaluation.results import RoundRecord, SiteRound
 from fdfed.evaluation.whole_image import whole_image_logits
@@ -33,7 +33,12 @@ from fdfed.losses.published import algorithm_1_discrepancy, algorithm_1_exchange
 from fdfed.networks import SegmentationNetwork
 from fdfed.prototypes import masked_prototypes
 from fdfed.training.initialise import initial_network
-from fdfed.training.local_round import dump_optimizer, load_optimizer_, make_optimizer
+from fdfed.training.local_round import (
+    dump_optimizer,
+    load_optimizer_,
+    make_optimizer,
+    set_learning_rate_,
+)
 from fdfed.training.precision import autocast
 
 _STATE: Final = "rounds.json"
@@ -143,6 +148,7 @@ class _Run:
         weights = torch.from_numpy(self._alpha.values).float()
         seen: list[Tensor] = []
         self._network.train()
+        set_learning_rate_(self._optimizer, plan, server_round)
         for step in range(start, start + steps):
             image, mask = self._pooled.training_batch(step)
             self._optimizer.zero_grad(set_to_none=True)
@@ -191,8 +197,9 @@ class _Run:
         return found
 
     def _begin_phase_2(self) -> None:
-        self._network.load_state_dict(load_file(self._file("best", self._best[0])))
-        self._optimizer = make_optimizer(self._network, self._plan)
+        if self._plan.phase_2_start == "best":
+            self._network.load_state_dict(load_file(self._file("best", self._best[0])))
+            self._optimizer = make_optimizer(self._network, self._plan)
         rounds = self._plan.rounds - self._plan.phase_1_rounds
         taps = len(self._network.tap_names)
         self._alpha = _Alpha(starting_alpha(taps, plan=self._plan.alpha, phase_2_rounds=rounds))
@@ -237,9 +244,6 @@ class _Run:
         ]
         self._best = (int(document["best"][0]), float(document["best"][1]))
         done = len(self.history)
-        if done == self._plan.phase_1_rounds < self._plan.rounds:
-            self._begin_phase_2()
-            return
         tensors = load_file(self._file("round", done))
         optimizer = {
             name.removeprefix(_OPTIMIZER): tensors.pop(name)
@@ -252,6 +256,8 @@ class _Run:
         self._alpha = _Alpha(
             np.array(document["alpha"]), None if target is None else np.array(target)
         )
+        if done == self._plan.phase_1_rounds < self._plan.rounds:
+            self._begin_phase_2()
 
     def _file(self, kind: str, server_round: int) -> Path:
         return self._folder / f"{kind}-{server_round:06d}.safetensors"

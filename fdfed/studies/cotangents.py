@@ -7,7 +7,7 @@ For a lag of τ steps and one tap, over all sites and steps of the rounds that e
 
 g is what the hub answered, in the site's own space: with blinding, after the map of its own step is
 undone. For two sites the error is the drift of the prototypes over their stale gap, exactly
-(`fdfed.exchange.staleness`).
+(`fdfed.exchange.late_replies`).
 """
 
 from __future__ import annotations

@@ -11,13 +11,16 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
 from fdfed.errors import FdfedError, InvalidInput
-from fdfed.studies.phase_one import phase_1_key
+from fdfed.kept_memory import keep_freed_memory
+from fdfed.studies.phase_one import left_by, phase_1_key
 from fdfed.studies.trials import Trial, TrialResult, folder_of, load_results, run_trial
 
 Agenda = Callable[[Mapping[str, TrialResult]], Sequence[Trial]]
@@ -98,7 +101,9 @@ def _without_waste(
 ) -> list[Trial]:
     """The waiting trials in their order, except that one whose phase 1 another is just training,
     and will leave on the shelf, comes after those that need not wait for it."""
-    coming = {phase_1_key(trial.plan) for trial, _ in running.values()} - {None}
+    coming = {
+        key for trial, _ in running.values() if (left := left_by(trial.plan)) for key in left[0]
+    }
     later: list[Trial] = []
     now: list[Trial] = []
     for trial in waiting:
@@ -107,18 +112,28 @@ def _without_waste(
             later.append(trial)
             continue
         now.append(trial)
-        if key is not None:
-            coming.add(key)
+        if left := left_by(trial.plan):
+            coming.update(left[0])
     return now + later
 
 
 def _start(trial: Trial, data: Path, out: Path) -> BaseProcess:
     # A process for each trial: threads, memory and a crash of one cannot reach the next.
-    process = multiprocessing.get_context("spawn").Process(
+    process = _processes().Process(
         target=_work, args=(trial, data, folder_of(out, trial), out / _SHELF), daemon=True
     )
     process.start()
     return process
+
+
+@cache
+def _processes() -> ForkServerContext:
+    """Where a trial's process comes from: forked from one that has imported all that a trial needs,
+    which takes longer than a trial's first round, and has run none of it."""
+    context = multiprocessing.get_context("forkserver")
+    # PyTorch's optimisers import the compiler when the first of them is made.
+    context.set_forkserver_preload(["fdfed.studies.trials", "torch._dynamo"])
+    return context
 
 
 def _collect(running: dict[str, tuple[Trial, BaseProcess]], out: Path) -> Iterator[Trial]:
@@ -145,6 +160,7 @@ def _work(trial: Trial, data: Path, folder: Path, shelf: Path) -> None:
         sys.stdout = sys.stderr = log
         threading.Thread(target=_end_with_parent, daemon=True).start()
         torch.set_num_threads(1)
+        keep_freed_memory()
         try:
             run_trial(folder, trial, data, shelf=shelf)
         except BaseException:

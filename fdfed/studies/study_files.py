@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from fdfed.atomic_file import write_text
 from fdfed.evaluation.results import library_versions
+from fdfed.evaluation.significance import mean_interval
 from fdfed.studies import defaults
 from fdfed.studies.curves import draw_curves
 from fdfed.studies.halving import Spread, paired_differences
@@ -70,6 +71,7 @@ def results_section(results: Results) -> str:
                 f"### {group.capitalize()}: Dice on validation folds",
                 _scores(group, results),
             ]
+            parts += _finals(group, results)
             parts += _taps(group, results)
     return "\n\n".join(parts) + "\n"
 
@@ -187,6 +189,49 @@ def _scores(group: str, results: Results) -> str:
             f"{percent(row['slope'], sign='+')} |"
         )
     return "\n".join(lines)
+
+
+def _finals(group: str, results: Results) -> list[str]:
+    """The decision's table: every finalist's lead over those that it is held against."""
+    finals = {
+        (method, config.removeprefix(defaults.FINAL)): {
+            (trial.fold, trial.seed): trial.score or 0.0 for trial in trials
+        }
+        for (of, method, config), trials in _by_config(results).items()
+        if of == group and config.startswith(defaults.FINAL)
+    }
+    if not finals:
+        return []
+    order = {name: place for place, name in enumerate((*defaults.METHODS, *defaults.REFERENCES))}
+    finals = dict(sorted(finals.items(), key=lambda entry: order[entry[0][0]]))
+    rivals = [key for key in finals if key[0] in ("fedavg", "fd", defaults.RESTART)]
+    heads = " | ".join(f"lead over {method} ({config})" for method, config in rivals)
+    lines = [
+        f"| finalist | configuration | trials | {heads} |",
+        f"|---|---|---|{'---|' * len(rivals)}",
+    ]
+    for key, scores in finals.items():
+        cells = [
+            "" if rival == key else _lead(paired_differences(scores, finals[rival]))
+            for rival in rivals
+        ]
+        lines.append(f"| {key[0]} | {key[1]} | {len(scores)} | {' | '.join(cells)} |")
+    return [
+        f"#### {group.capitalize()} finals",
+        "\n".join(lines),
+        "Means over the folds and seeds that both have, with 95 % intervals by Student's t over "
+        "these pairs. Seeds share folds, so the intervals are somewhat too narrow.",
+    ]
+
+
+def _lead(leads: Sequence[float]) -> str:
+    if not leads:
+        return "–"
+    low, high = mean_interval(leads)
+    mean = percent(math.fsum(leads) / len(leads), sign="+")
+    if low is None or high is None:
+        return f"{mean} (1)"
+    return f"{mean} ({percent(low, sign='+')} to {percent(high, sign='+')}; {len(leads)})"
 
 
 def _taps(group: str, results: Results) -> list[str]:

@@ -29,7 +29,7 @@ from fdfed.simulation import Progress, open_sites, simulate_sites
 from fdfed.studies.algorithm_1 import train_algorithm_1
 from fdfed.studies.cotangents import CotangentLog, LagError, read_errors
 from fdfed.studies.diagnostics import TapDiagnostics, diagnose
-from fdfed.studies.phase_one import put_phase_1, take_phase_1
+from fdfed.studies.phase_one import left_by, put_phase_1, take_phase_1
 from fdfed.studies.scored_images import (
     ScoredImage,
     diverged_test_images,
@@ -88,6 +88,8 @@ class Trial:
     evaluate: tuple[str, ...] = ()
     """Sites beside the plan's that the final common model is tested on, with all images that the
     plan's split leaves: it was trained on none of them."""
+    diagnosed: bool = False
+    """Whether its result has `taps`, which take as long as a round or two. Not part of its name."""
 
     @property
     def name(self) -> str:
@@ -132,6 +134,7 @@ class TrialResult:
     alpha: Mapping[str, float] = field(default_factory=dict)
     """α of each tap in the last round."""
     taps: Mapping[str, TapDiagnostics] = field(default_factory=dict)
+    """Of a trial that is diagnosed."""
     seconds: float = 0.0
     """Wall-clock seconds of the rounds that this trial trained itself."""
     whole_seconds: float = 0.0
@@ -291,9 +294,10 @@ class _Sharing(Observer):
 
     def __init__(self, plan: RunPlan, state: Path, shelf: Path) -> None:
         self._plan, self._state, self._shelf = plan, state, shelf
+        self._left = left_by(plan)
 
     def round_finished(self, record: RoundRecord) -> None:
-        if record.round == self._plan.phase_1_rounds:
+        if self._left is not None and record.round == self._left[1]:
             put_phase_1(self._shelf, self._state, self._plan)
 
 
@@ -323,7 +327,7 @@ def _simulated(
         results = simulate_sites(plan, sites, out=folder / "run", progress=progress)
     except QuorumNotMet as err:
         return _result(trial, (), failure=str(err))
-    taps = diagnose(plan, sites, folder / "run")
+    taps = diagnose(plan, sites, folder / "run") if trial.diagnosed else {}
     taken = int(mark.read_text()) if mark.exists() else 0
     found = _result(trial, results.rounds, taps=taps, shared_rounds=taken)
     exchange = {name: getattr(results.exchange, name) for name in _EXCHANGED}

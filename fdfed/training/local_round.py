@@ -188,6 +188,7 @@ def train_round_(
     optimizer = make_optimizer(trained, plan)
     if optimizer_state:
         load_optimizer_(optimizer, optimizer_state)
+    set_learning_rate_(optimizer, plan, request.server_round)
     scaler = gradient_scaler(plan.precision, device)
     if _is_proximal(plan):
         correct_gradients_ = proximal(network, plan.proximal_mu)
@@ -251,8 +252,8 @@ def tap_losses(
 
 
 def make_optimizer(network: nn.Module, plan: RunPlan) -> torch.optim.Optimizer:
-    """The plan's optimiser over all of a module's weights. α is none of them: it has its own
-    rule."""
+    """The plan's optimiser over all of a module's weights, at the learning rate of round 1. α is
+    none of them: it has its own rule."""
     if plan.optimizer == "sgd":
         return torch.optim.SGD(
             network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
@@ -260,6 +261,12 @@ def make_optimizer(network: nn.Module, plan: RunPlan) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
         network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
     )
+
+
+def set_learning_rate_(optimizer: torch.optim.Optimizer, plan: RunPlan, server_round: int) -> None:
+    """Gives the optimiser the learning rate of that round, in place."""
+    for group in optimizer.param_groups:
+        group["lr"] = plan.learning_rate_in(server_round)
 
 
 def dump_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

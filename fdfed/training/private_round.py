@@ -18,7 +18,12 @@ from fdfed.networks import SegmentationNetwork
 from fdfed.privacy.prototype_release import joint_vectors, noisy_mean
 from fdfed.privacy.randomness import Randomness
 from fdfed.privacy_plan import PrototypesPrivacy, WeightsPrivacy
-from fdfed.training.local_round import dump_optimizer, load_optimizer_, make_optimizer
+from fdfed.training.local_round import (
+    dump_optimizer,
+    load_optimizer_,
+    make_optimizer,
+    set_learning_rate_,
+)
 from fdfed.training.per_image import FixedTerm, image_losses
 from fdfed.training.per_unit_gradients import (
     SecureDPOptimizer,
@@ -78,6 +83,7 @@ def train_private_round_(
     optimizer = make_optimizer(network, request.plan)
     if optimizer_state:
         load_optimizer_(optimizer, optimizer_state)
+    set_learning_rate_(optimizer, request.plan, request.server_round)
     network.train()
     privacy = None if request.plan.privacy is None else request.plan.privacy.weights
     if isinstance(privacy, WeightsPrivacy):

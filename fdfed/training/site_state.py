@@ -26,8 +26,9 @@ _FILE = re.compile(r"round-(\d{6})\.safetensors")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteRecord:
-    """The state after `server_round`, in `phase`. Tensor names: `optimizer.*`, `local.*`, and
-    `auxiliary.*` for the heads of a loss that has some."""
+    """The state after `server_round`, in `phase`. Tensor names: `optimizer.*`, `local.*`,
+    `auxiliary.*` for the heads of a loss that has some, and `residual.*` for what rounding left out
+    of the answer (`fdfed.wire.changes`)."""
 
     server_round: int
     phase: int

@@ -33,6 +33,7 @@ from fdfed.exchange import (
     TapLayout,
     is_usable,
 )
+from fdfed.exchange.packing import pack_prototypes
 from fdfed.losses import AuxiliaryLoss, Moment, feature_discrepancy_loss, segmentation_loss
 from fdfed.networks import SegmentationNetwork
 from fdfed.prototypes import batch_prototypes, masked_prototypes
@@ -141,7 +142,7 @@ def step_losses(
     fd, valid_taps, exch = torch.stack(values), torch.stack(valids), None
     if remote is not None:
         layout = layout_of(network)
-        prototypes = layout.pack(foregrounds, backgrounds)
+        prototypes = pack_prototypes(layout, foregrounds, backgrounds)
         reply = _swap(prototypes, valid_taps, remote, plan, layout)
         if reply is not None:
             exch = reply.pair_terms

@@ -12,7 +12,7 @@ from flwr.app import RecordDict
 from numpy.typing import NDArray
 
 from fdfed.config import RunPlan
-from fdfed.evaluation.metrics import Aggregate
+from fdfed.evaluation.aggregates import Aggregate
 from fdfed.evaluation.results import SitePrivacy
 from fdfed.exchange import ExchangeStats
 from fdfed.exchange.group_secret import MAX_EPOCH, MAX_OFFER

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from fdfed.config import RunPlan, SiteName
 from fdfed.errors import InvalidInput, WireError
-from fdfed.evaluation.metrics import Aggregate
+from fdfed.evaluation.aggregates import Aggregate
 from fdfed.evaluation.results import SitePrivacy
 from fdfed.wire.flat_array import flat_array
 from fdfed.wire.weights import MAX_MANIFEST, Integers, Weights, pack, pack_integers, packed_integers

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from fdfed.exchange import PROTOCOL_VERSION
+from fdfed.wire.parcel import PARCEL_FORMAT
 from fdfed.wire.record import FORMAT
 
-PROTOCOL_HEADER: Final = "x-fdfed-protocol"
-"""Header of the answer to /health."""
-SPOKEN: Final = f"wire={FORMAT} exchange={PROTOCOL_VERSION}"
+SPOKEN: Final = f"wire={FORMAT} parcel={PARCEL_FORMAT} exchange={PROTOCOL_VERSION}"
 """Of the formats alone, not of the release: who scans for a known fault learns nothing."""

@@ -6,15 +6,17 @@ three times its size; on disk it takes what is being read.
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 import threading
 import weakref
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fdfed.errors import InvalidInput
+from fdfed.errors import InvalidInput, WireError
 
 
 class Extent(NamedTuple):
@@ -61,9 +63,14 @@ class Spool:
             ) from err
         return extent
 
-    def read(self, extent: Extent) -> bytes:
-        """A piece that was written."""
-        return os.pread(self._handle, extent.length, extent.offset)
+    def read_into(self, extent: Extent, buffer: memoryview) -> None:
+        """Reads a piece that was written into `buffer`, which is as long."""
+        done = 0
+        while done < extent.length:
+            read = os.preadv(self._handle, [buffer[done:]], extent.offset + done)
+            if not read:
+                raise WireError("ends on disk before its end; something else has cut it short")
+            done += read
 
 
 class SpooledBytes:
@@ -75,19 +82,24 @@ class SpooledBytes:
 
     def __init__(self, spool: Spool, pieces: Sequence[Extent]) -> None:
         self._spool = spool
-        self._pieces = tuple(pieces)
-        self._length = sum(piece.length for piece in pieces)
+        self._pieces = tuple(piece for piece in pieces if piece.length)
+        self._starts = (0, *itertools.accumulate(piece.length for piece in self._pieces))
 
     def __len__(self) -> int:
-        return self._length
+        return self._starts[-1]
 
     def read(self, offset: int, length: int) -> bytes:
         """The bytes from `offset` on, `length` of them or as many as there are."""
-        found, start = [], 0
-        for piece in self._pieces:
-            first, last = max(offset, start), min(offset + length, start + piece.length)
-            if first < last:
-                part = Extent(piece.offset + first - start, last - first)
-                found.append(self._spool.read(part))
-            start += piece.length
-        return found[0] if len(found) == 1 else b"".join(found)
+        found = bytearray(max(0, min(length, len(self) - offset)))
+        self.read_into(offset, memoryview(found))
+        return bytes(found)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fills `buffer` with the bytes from `offset` on; there must be as many."""
+        done, number = 0, bisect_right(self._starts, offset) - 1
+        while done < len(buffer):
+            piece, within = self._pieces[number], offset + done - self._starts[number]
+            length = min(len(buffer) - done, piece.length - within)
+            part = Extent(piece.offset + within, length)
+            self._spool.read_into(part, buffer[done : done + length])
+            done, number = done + length, number + 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal
 
@@ -24,17 +25,35 @@ MAX_MANIFEST: Final = 4 << 20
 """Characters of the list of tensors."""
 _PACKED: Final = "packed"
 _INTEGER: Final = "<u8"
-_BLOCK: Final = 1 << 18
-"""Integers that are read at a time: 2 MiB."""
 _MAX_TENSORS: Final = 10_000
 _MAX_ELEMENTS: Final = 2**40
 
-_Dtype = Literal["float16", "float32", "float64", "int64"]
+_Dtype = Literal["float16", "float32", "float64", "int64", "uint16"]
+"""`uint16` are the bits of bfloat16, which NumPy lacks (`fdfed.wire.changes`)."""
 _Side = Annotated[int, Field(ge=0, le=2**31)]
 _Shape = Annotated[list[_Side], Field(max_length=8)]
 
 
-class Weights(Mapping[str, NDArray[Any]]):
+class Blockwise(Mapping[str, NDArray[Any]]):
+    """Tensors by name, of which no more than a block need be in memory."""
+
+    @abstractmethod
+    def described(self, name: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+        """Dtype and shape of a tensor, of which nothing is read."""
+
+    @abstractmethod
+    def block(
+        self, name: str, begin: int, end: int, *, buffer: NDArray[np.uint8] | None = None
+    ) -> NDArray[Any]:
+        """The elements from `begin` to `end` of a tensor, laid flat; values are not checked.
+
+        Args:
+            buffer: bytes that may be overwritten, enough for the elements: a block may lie in them,
+                which saves making an array for each.
+        """
+
+
+class Weights(Blockwise):
     """The tensors of a message by name: read-only views of the one packed array that travelled, or,
     where it lies on disk, what is read from there each time.
 
@@ -65,14 +84,9 @@ class Weights(Mapping[str, NDArray[Any]]):
             )
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        dtype, shape, offset = self._places[name]
-        count = math.prod(shape)
-        start = self._begin + offset
-        if isinstance(self._data, SpooledBytes):
-            piece = self._data.read(start, count * dtype.itemsize)
-            value = np.frombuffer(piece, dtype, count=count).reshape(shape)
-        else:
-            value = np.frombuffer(self._data, dtype, count=count, offset=start).reshape(shape)
+        dtype, shape, _ = self._places[name]
+        value = self.block(name, 0, math.prod(shape)).reshape(shape)
+        value.flags.writeable = False
         # Once is enough: what has arrived does not change.
         if dtype.kind == "f" and name not in self._checked:
             if not np.isfinite(value).all():
@@ -85,13 +99,23 @@ class Weights(Mapping[str, NDArray[Any]]):
         dtype, shape, _ = self._places[name]
         return dtype, shape
 
-    def block(self, name: str, begin: int, end: int) -> NDArray[Any]:
-        """The elements from `begin` to `end` of a tensor, laid flat; values are not checked."""
+    def block(
+        self, name: str, begin: int, end: int, *, buffer: NDArray[np.uint8] | None = None
+    ) -> NDArray[Any]:
         dtype, _, offset = self._places[name]
-        start = self._begin + offset + begin * dtype.itemsize
+        start, length = (
+            self._begin + offset + begin * dtype.itemsize,
+            (end - begin) * dtype.itemsize,
+        )
         if isinstance(self._data, SpooledBytes):
-            return np.frombuffer(self._data.read(start, (end - begin) * dtype.itemsize), dtype)
+            found = np.empty(length, np.uint8) if buffer is None else buffer[:length]
+            self._data.read_into(start, found.data)
+            return found.view(dtype)
         return np.frombuffer(self._data, dtype, count=end - begin, offset=start)
+
+    def __contains__(self, name: object) -> bool:
+        # That of `Mapping` would read the tensor.
+        return name in self._places
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -143,15 +167,13 @@ class Integers:
 
     def block(self, begin: int, end: int) -> NDArray[np.uint64]:
         """The integers from `begin` to `end`, read-only."""
-        start, length = self._begin + 8 * begin, 8 * (end - begin)
+        start = self._begin + 8 * begin
         if isinstance(self._data, SpooledBytes):
-            return np.frombuffer(self._data.read(start, length), _INTEGER)
+            found = np.empty(end - begin, _INTEGER)
+            self._data.read_into(start, found.view(np.uint8).data)
+            found.flags.writeable = False
+            return found
         return np.frombuffer(self._data, _INTEGER, count=end - begin, offset=start)
-
-    def blocks(self, of: int = _BLOCK) -> Iterator[tuple[int, NDArray[np.uint64]]]:
-        """All of them in order: where each block begins, and its integers."""
-        for begin in range(0, self.size, of):
-            yield begin, self.block(begin, min(begin + of, self.size))
 
     def whole(self) -> NDArray[np.uint64]:
         """All of them at once."""

@@ -7,41 +7,55 @@ of folding is the caller's and fixed, so equal replies give equal bits whatever 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fdfed.errors import WireError
-from fdfed.wire import Weights
+from fdfed.wire import Blockwise
 
-_BLOCK: Final = 1 << 18
-"""Elements of a tensor that are computed with at a time: 2 MiB in fp64."""
+_BLOCK: Final = 1 << 17
+"""Elements of a tensor that are computed with at a time: 1 MiB in fp64, which stays in a cache."""
 _MAX_COUNT: Final = 2**53
 """Of a counter: the sum is in fp64, which holds no larger integers exactly."""
 
 
+class _Room:
+    """Memory for one block, used again for each: to make it anew costs as much as to fill it."""
+
+    def __init__(self) -> None:
+        self.bytes = np.empty(8 * _BLOCK, np.uint8)
+        self.terms = np.empty(_BLOCK)
+
+
 def _blocks(
-    beside: NDArray[Any], weights: Mapping[str, NDArray[Any]], name: str
-) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Views of an array, which may be written to, and of the tensor of its shape, block by block;
-    of weights that lie on disk no more than a block is read at a time."""
+    beside: NDArray[Any], weights: Mapping[str, NDArray[Any]], name: str, room: _Room
+) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]]:
+    """Views of an array, which may be written to, and of the tensor of its shape, block by block,
+    each with room for as many numbers; of weights that lie on disk no more than a block is read at
+    a time. A block is gone when the next one comes."""
     flat = beside.reshape(-1)
-    whole = None if isinstance(weights, Weights) else np.ascontiguousarray(weights[name])
+    source = weights if isinstance(weights, Blockwise) else np.ravel(weights[name])
     for begin in range(0, flat.size, _BLOCK):
         end = min(begin + _BLOCK, flat.size)
-        if whole is None:
-            yield flat[begin:end], cast(Weights, weights).block(name, begin, end)
+        if isinstance(source, Blockwise):
+            value = source.block(name, begin, end, buffer=room.bytes)
         else:
-            yield flat[begin:end], whole.reshape(-1)[begin:end]
+            value = source[begin:end]
+        yield flat[begin:end], value, room.terms[: end - begin]
 
 
 def _described(
     weights: Mapping[str, NDArray[Any]], name: str
 ) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    if isinstance(weights, Weights):
+    if isinstance(weights, Blockwise):
         return weights.described(name)
     return weights[name].dtype, weights[name].shape
+
+
+def _not_finite(name: str) -> WireError:
+    return WireError(f"the tensor {name!r} of the update holds values that are not finite")
 
 
 class Incoming:
@@ -57,10 +71,13 @@ class Incoming:
         self._reference = reference
         # Sorted, so that the drift has the same bits whatever order the tensors come in: a resumed
         # run reads them in the order of a file.
+        self._names_measured = measured
         self._measured = sorted(measured)
+        self._room = _Room()
 
-    def check(self, weights: Mapping[str, NDArray[Any]]) -> None:
-        """Refuses what must not enter the sum, before any of it does.
+    def check(self, weights: Mapping[str, NDArray[Any]]) -> float:
+        """Refuses what must not enter the sum, before any of it does; returns ‖weights − W‖² over
+        the measured tensors, which takes no further pass.
 
         Raises:
             WireError: for a missing or foreign tensor, another shape or dtype, a value that is not
@@ -76,25 +93,40 @@ class Incoming:
                     f"the tensor {name!r} of the update is {dtype} {shape}; the model has "
                     f"{own.dtype} {own.shape}"
                 )
-            for _, value in _blocks(own, weights, name):
+        total = sum(self._checked_move(weights, name) for name in self._measured)
+        for name, sent in self._reference.items():
+            if name in self._names_measured:
+                continue
+            for own, value, _ in _blocks(sent, weights, name, self._room):
                 if own.dtype.kind == "f" and not np.isfinite(value).all():
-                    raise WireError(
-                        f"the tensor {name!r} of the update holds values that are not finite"
-                    )
+                    raise _not_finite(name)
                 if own.dtype.kind == "i" and ((value < 0) | (value > _MAX_COUNT)).any():
                     raise WireError(
                         f"the counter {name!r} of the update is not in 0 to {_MAX_COUNT}"
                     )
+        return total
+
+    def _checked_move(self, weights: Mapping[str, NDArray[Any]], name: str) -> float:
+        move = self._square_move(weights, name)
+        # Of numbers that are finite only fp64 has an infinite sum of squares: then it is seen
+        # which it was. Else a pass for the finiteness alone is spared.
+        if not np.isfinite(move):
+            for _, value, _ in _blocks(self._reference[name], weights, name, self._room):
+                if not np.isfinite(value).all():
+                    raise _not_finite(name)
+        return move
 
     def square_move(self, weights: Mapping[str, NDArray[Any]]) -> float:
         """‖weights − W‖² over the measured tensors."""
+        return sum(self._square_move(weights, name) for name in self._measured)
+
+    def _square_move(self, weights: Mapping[str, NDArray[Any]], name: str) -> float:
         total = 0.0
-        with np.errstate(over="ignore"):  # infinite then, as it should be
-            for name in self._measured:
-                for own, value in _blocks(self._reference[name], weights, name):
-                    difference = value.astype(np.float64)
-                    difference -= own
-                    total += float(np.square(difference, out=difference).sum())
+        with np.errstate(over="ignore", invalid="ignore"):  # infinite then, as it should be
+            for own, value, move in _blocks(self._reference[name], weights, name, self._room):
+                np.subtract(value, own, out=move, dtype=np.float64)
+                # Not a product of BLAS, whose order of adding depends on its number of threads.
+                total += float(np.einsum("i,i->", move, move))
         return total
 
 
@@ -125,14 +157,13 @@ class WeightedAverage(Incoming):
         """Adds one site's checked weights; returns how far the site moved, ‖W_s − W‖₂.
 
         Args:
-            square_move: `self.square_move(weights)` where it is known already.
+            square_move: what `check` returned, where it is known already.
         """
         for name, own in self._reference.items():
             if name not in self._sums:
                 self._sums[name] = np.zeros(own.shape)
-            for total, value in _blocks(self._sums[name], weights, name):
-                term = value.astype(np.float64)
-                term *= num_examples
+            for total, value, term in _blocks(self._sums[name], weights, name, self._room):
+                np.multiply(value, num_examples, out=term, dtype=np.float64)
                 np.add(total, term, out=total)
         if square_move is None:
             square_move = self.square_move(weights)

@@ -13,6 +13,8 @@ from fdfed_server.site_reply import SiteReply
 
 _MAX_REASON: Final = 200
 """Characters of what a site says of its failure that are kept."""
+_SITE_RAISED: Final = 2
+"""Flower's error code for an app that raised; all others are the SuperLink's word on a node."""
 
 
 def ask(
@@ -34,6 +36,8 @@ def ask(
         group: Flower's group of them; the number of the round.
         deadline_seconds: from sending; a site without a reply by then has failed.
     """
+    if not nodes:
+        return
     messages = [
         Message(records[site], dst_node_id=node, message_type=kind, group_id=str(group))
         for site, node in nodes.items()
@@ -67,10 +71,13 @@ def _await_reply(
         for message in grid.pull_messages([message_id]):
             if message.has_error():
                 reason = message.error.reason or f"Flower error {message.error.code}"
-                return SiteReply(site=site, record=None, failure=_one_line(reason))
+                lost = message.error.code != _SITE_RAISED
+                return SiteReply(site=site, record=None, failure=_one_line(reason), lost=lost)
             return SiteReply(site=site, record=message.content)
         if time.monotonic() > deadline:
-            return SiteReply(site=site, record=None, failure="no reply before the deadline")
+            return SiteReply(
+                site=site, record=None, failure="no reply before the deadline", lost=True
+            )
         # A grid may have held the question for longer than that already.
         time.sleep(max(0.0, poll_seconds - (time.monotonic() - asked)))
 

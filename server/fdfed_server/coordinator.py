@@ -1,13 +1,11 @@
-"""`fdfed-server start`: SuperLink, exchange hub and round loop of one run, in one place."""
+"""`fdfed-server start`: what is checked before a run, and the SuperLink, which starts first."""
 
 from __future__ import annotations
 
 import logging
 import os
-import secrets
-import time
 from collections.abc import Collection, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Final
 
 # Before Flower is imported, which silences gRPC: nobody else says why a site's certificate was not
@@ -16,43 +14,23 @@ os.environ.setdefault("GRPC_VERBOSITY", "info")
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
-from flwr.app import Context
-from flwr.serverapp import Grid, ServerApp
 
-from fdfed.audit import AuditLog
 from fdfed.config import RunPlan
 from fdfed.errors import InvalidInput
 from fdfed.evaluation.results import RunResults
 from fdfed.exchange import HpkePrivateKey
 from fdfed.health import Pulse
-from fdfed.log_tags import tag_run
-from fdfed.plan_signature import read_plan_key, sign_plan
+from fdfed.plan_signature import read_plan_key
 from fdfed.roster import Roster
 from fdfed.roster_keeper import RosterKeeper
 from fdfed.state_format import COORDINATOR
 from fdfed.state_lock import only_process
-from fdfed_server.audit_observer import AuditObserver
 from fdfed_server.config import FederationConfig, ServerConfig
 from fdfed_server.enrolment_desk import read_invited
-from fdfed_server.exchange_service import ExchangeService
-from fdfed_server.flower import (
-    RunGrid,
-    SuperLink,
-    prepare_process,
-    register_sites,
-    run_server_app,
-)
-from fdfed_server.hub import ExchangeHub
+from fdfed_server.flower import SuperLink, prepare_process
 from fdfed_server.interrupts import interruptible
 from fdfed_server.membership import Membership
-from fdfed_server.observer import Observer, Several
-from fdfed_server.outputs import results_of, write_run
-from fdfed_server.roster_carrier import RosterCarrier
-from fdfed_server.rounds import RoundLoop, RunOutcome
-from fdfed_server.run_state import resume, save_state
-from fdfed_server.secret_relay import SecretRelay
-from fdfed_server.strategy import Strategy
-from fdfed_server.watching import watched
+from fdfed_server.observer import Observer
 
 log = logging.getLogger(__name__)
 
@@ -107,75 +85,22 @@ def run_coordinator(
         )
         plan_key = _plan_key(server, membership.roster)
         log.info("run plan %s, signed: sites that approve plans approve this hash", plan.digest)
-        audit = stack.enter_context(AuditLog(server.state / "audit.log", key=plan_key))
-        strategy = Strategy(plan, plan_signature=sign_plan(plan, plan_key))
-        folder = server.state / "run"
-        state = resume(folder, plan)
-        if state is None:
-            state = strategy.initial_state(secrets.token_hex(16))
-            save_state(folder, state)
-        tag_run(state.run_id)
-        hub = ExchangeHub(strategy.cross_site_terms)
-        stack.callback(hub.close)
-        superlink = stack.enter_context(SuperLink(server))
-        service = _exchange_service(server, hub, plan, hpke_key, membership)
-        service.start()
-        stack.callback(service.stop, grace=0.2)
-        watchers = stack.enter_context(
-            watched(
-                server,
-                state,
-                hub=hub,
-                service=service,
-                superlink=superlink,
-                membership=membership,
-                pulse=pulse,
-                note=lambda action: audit.append("in", "operator", action=action),
-            )
+        superlink = SuperLink(server)
+        stack.callback(superlink.stop)
+        superlink.begin()
+        # PyTorch, and what is built on it, takes seconds to load. The SuperLink starts meanwhile.
+        from fdfed_server.federation import Premises, run_federation  # noqa: PLC0415
+
+        premises = Premises(
+            server=server,
+            plan=plan,
+            plan_key=plan_key,
+            hpke_key=hpke_key,
+            membership=membership,
+            superlink=superlink,
+            pulse=pulse,
         )
-        blinded = plan.exchange.blinding == "on"
-        loop = RoundLoop(
-            strategy,
-            hub,
-            folder=folder,
-            observer=Several((AuditObserver(audit), watchers.observer, *observers)),
-            control=watchers.control,
-            secrets=SecretRelay(min_sites=plan.exchange.min_sites) if blinded else None,
-            rosters=RosterCarrier(lambda: membership.signed),
-        )
-        membership.on_change(lambda _: strategy.leave_out(membership.removed))
-        membership.on_change(lambda _: service.enforce())
-        membership.on_change(lambda roster: register_sites(superlink, _keys(roster, plan)))
-        outcome: list[RunOutcome] = []
-        # No annotation: Flower looks for a plain assignment.
-        app = ServerApp()
-
-        @app.main()
-        def main(grid: Grid, _: Context) -> None:
-            if isinstance(grid, RunGrid):
-                membership.on_change(lambda roster: grid.set_sites(_keys(roster, plan)))
-            with membership:
-                outcome.append(loop.run(grid, state))
-
-        run_server_app(
-            app, superlink=superlink, node_keys=_keys(membership.roster, plan), pulse=pulse
-        )
-        results = results_of(outcome[0], transport="mTLS", sealed=True, blinded=blinded)
-        write_run(server.state / "results", outcome[0], results)
-        if stay:
-            _stay(pulse)
-        if outcome[0].stopped is not None:
-            raise outcome[0].stopped
-        return results
-
-
-def _stay(pulse: Pulse) -> None:
-    """Returns when this process is told to stop."""
-    log.info("the run is complete; metrics and console stay until this process is stopped")
-    with suppress(KeyboardInterrupt):
-        while True:
-            pulse.beat()
-            time.sleep(_STAY_SECONDS)
+        return run_federation(premises, observers=observers, stay=stay)
 
 
 def _membership(server: ServerConfig) -> Membership:
@@ -257,27 +182,3 @@ def _prototypes_layer(plan: RunPlan, hpke_key: HpkePrivateKey) -> str:
         return "what leaves of prototypes is noisy, and neither sealed nor blinded"
     blinding = _BLINDING[plan.exchange.blinding]
     return f"prototypes are sealed ({hpke_key.suite.value}); blinding: {blinding}"
-
-
-def _keys(roster: Roster, plan: RunPlan) -> dict[str, str]:
-    """The plan's sites that the roster lists, with their node keys."""
-    return {site: key for site, key in roster.node_keys.items() if site in plan.sites}
-
-
-def _exchange_service(
-    server: ServerConfig,
-    hub: ExchangeHub,
-    plan: RunPlan,
-    hpke_key: HpkePrivateKey,
-    membership: Membership,
-) -> ExchangeService:
-    return ExchangeService(
-        hub,
-        address=f"{server.bind}:{server.exchange_port}",
-        sites=plan.sites,
-        server_certificate=server.certificate.read_bytes(),
-        server_key=server.key.read_bytes(),
-        ca_certificate=server.ca.read_bytes(),
-        hpke_key=hpke_key,
-        check_certificate=membership.check_certificate,
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -21,12 +21,8 @@ Arrays = Mapping[str, NDArray[Any]]
 class Average(Protocol):
     """What updates are folded into, as `WeightedAverage` is one."""
 
-    def check(self, weights: Arrays) -> None:
-        """Refuses what must not enter."""
-        ...
-
-    def square_move(self, weights: Arrays) -> float:
-        """How far a site moved, squared."""
+    def check(self, weights: Arrays) -> float:
+        """Refuses what must not enter; returns how far the site moved, squared."""
         ...
 
     def fold(
@@ -37,12 +33,18 @@ class Average(Protocol):
 
 
 def fold_replies(
-    asked: Attempt, replies: Iterable[SiteReply], into: Average, bound: UpdateBound | None
+    asked: Attempt,
+    replies: Iterable[SiteReply],
+    into: Average,
+    bound: UpdateBound | None,
+    *,
+    opened: Callable[[Arrays], Arrays] = lambda weights: weights,
 ) -> Accepted:
     """Folds the replies in, in the order given; what does not fit is refused, and why is noted.
 
     Args:
         bound: what each update is held to; None lets everything in that is of the model's form.
+        opened: the weights of an update, from what travelled; raises `WireError`.
 
     Raises:
         PrivacyBudgetExceeded: if a site's privacy budget is spent.
@@ -52,11 +54,11 @@ def fold_replies(
         stop_if_spent(reply.site, reply.failure, asked.server_round)
         try:
             result = asked.plain(reply)
-            into.check(result.weights)
-            square_move = into.square_move(result.weights)
-            update = Bounded(result.weights, square_move)
+            weights = opened(result.weights)
+            square_move = into.check(weights)
+            update = Bounded(weights, square_move)
             if bound is not None:
-                update = bound.apply(result.weights, square_move)
+                update = bound.apply(weights, square_move)
         except WireError as err:
             accepted.refused[reply.site] = str(err)
             continue
@@ -67,7 +69,7 @@ def fold_replies(
         accepted.bytes_up += nbytes_of(result.weights)
         accepted.results[reply.site] = replace(result, weights={})
         # Else this reply is in memory still while the next one arrives.
-        del reply, result, update
+        del reply, result, update, weights
     return accepted
 
 

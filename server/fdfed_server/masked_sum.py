@@ -1,11 +1,13 @@
 """The sum of the sites' masked contributions, folded in one reply at a time.
 
-Memory is the running sum, 8 bytes a number, and one reply, or a block of one that lies on disk.
-Before the last contribution
-of the attempt is in, the sum is as uniform as each of them.
+Memory is the running sum, 8 bytes a number, and one reply, or a block of one that lies on disk; the
+sum is held tensor by tensor, and each goes as its mean comes. Before the last contribution of the
+attempt is in, the sum is as uniform as each of them.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,9 @@ from numpy.typing import NDArray
 from fdfed.errors import QuorumNotMet, WireError
 from fdfed.privacy import ContributionLayout, Mean
 from fdfed.wire import Integers
+
+_BLOCK: Final = 1 << 17
+"""Integers that are added at a time: 1 MiB, which stays in a cache."""
 
 
 class MaskedSum:
@@ -25,7 +30,7 @@ class MaskedSum:
     def __init__(self, layout: ContributionLayout) -> None:
         self._layout = layout
         self._size = layout.size
-        self._total: NDArray[np.uint64] | None = None
+        self._parts: list[NDArray[np.uint64]] = []
 
     def fold(self, values: NDArray[np.uint64] | Integers) -> None:
         """Adds one site's contribution.
@@ -38,16 +43,23 @@ class MaskedSum:
                 f"the masked update has {values.size} numbers, the plan's network {self._size}; "
                 "both sides need the same fdfed version"
             )
-        if self._total is None:
-            self._total = np.zeros(self._size, np.uint64)
-        if isinstance(values, Integers):
-            for begin, block in values.blocks():
-                self._total[begin : begin + len(block)] += block
-        else:
-            self._total += values
+        if not self._parts:
+            self._parts = [np.zeros(length, np.uint64) for length in self._layout.lengths]
+        start = 0
+        for part in self._parts:
+            for begin in range(0, len(part), _BLOCK):
+                block = part[begin : begin + _BLOCK]
+                first, last = start + begin, start + begin + len(block)
+                block += (
+                    values.block(first, last)
+                    if isinstance(values, Integers)
+                    else values[first:last]
+                )
+            start += len(part)
 
     def mean(self, *, examples: int) -> Mean:
-        """The mean over the sites that are in; to be called when all of the attempt are.
+        """The mean over the sites that are in; to be called once, when all of the attempt are,
+        since it uses the sum up.
 
         Args:
             examples: what they announced in all.
@@ -55,7 +67,7 @@ class MaskedSum:
         Raises:
             QuorumNotMet: if masks are left in the sum, or its count is another.
         """
-        mean = None if self._total is None else self._layout.mean(self._total)
+        mean = self._layout.mean_of_parts_(self._parts) if self._parts else None
         if mean is None or mean.examples != examples:
             raise QuorumNotMet(
                 "the masks did not cancel in the sum, or the examples in it are not the "

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 
 from fdfed.config import RunPlan
-from fdfed.evaluation.report import write_report
 from fdfed.evaluation.results import (
     ExchangeResult,
     PrivacyResult,
@@ -114,6 +113,8 @@ def site_results(
 
 def write_run(folder: Path, outcome: RunOutcome, results: RunResults) -> None:
     """`model.safetensors`, `results.json`, `rounds.csv` and `report.html`, each atomically."""
+    from fdfed.evaluation.report import write_report  # noqa: PLC0415  slow to import, and needed at the end of a run alone
+
     write_common_model(folder, outcome.state, results)
     write_results(folder / "results.json", results)
     write_rounds_csv(folder / "rounds.csv", outcome.state.history)

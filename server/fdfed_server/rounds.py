@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 _REMOVED: Final = "the consortium has removed it from the roster"
 _GRACE_SECONDS: Final = 10.0
 """How long a round waits for a site that has just gone before it begins without it."""
+_ROLL_CALLS: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +100,8 @@ class RoundLoop:
         self._rosters = rosters
         self._attempts = AttemptCounter(folder)
         self._prepared: dict[str, Prepared] = {}
+        self._gone: frozenset[str] = frozenset()
+        """Sites that the last round has waited for in vain."""
         self._pairs: Mapping[str, Mapping[str, float]] = {}
 
     def run(self, grid: Grid, state: RunState) -> RunOutcome:
@@ -144,6 +147,8 @@ class RoundLoop:
             attempt = self._attempts.next(server_round) if masked else tried
             self._observer.round_started(server_round, plan.phase(server_round), attempt)
             nodes = self._online(grid, state)
+            if tried > 1:
+                nodes = self._roll_call(grid, state, nodes)
             try:
                 trained = self._train(grid, state, server_round, attempt, nodes)
             except QuorumNotMet as err:
@@ -319,15 +324,33 @@ class RoundLoop:
     def _online(self, grid: Grid, state: RunState) -> dict[str, int]:
         """The sites of this round, prepared, in the plan's order; waits until they are a quorum."""
         strategy, waited_until = self._strategy, time.monotonic() + _GRACE_SECONDS
-        while time.monotonic() < waited_until and len(self._present(grid)) < len(strategy.sites):
+        nodes = self._present(grid)
+        while time.monotonic() < waited_until and self._missing(nodes) - self._gone:
             time.sleep(self._poll_seconds)
-        return self._join(grid, state, needed=lambda: strategy.quorum)
-
-    def _join(self, grid: Grid, state: RunState, *, needed: Callable[[], int]) -> dict[str, int]:
-        """Waits for `needed()` sites, and has each that is new count its images."""
-        told: tuple[str, ...] = ()
-        while True:
             nodes = self._present(grid)
+        # A site that stays away costs one wait, not one in every round.
+        self._gone = self._missing(nodes)
+        return self._join(grid, state, needed=lambda: strategy.quorum, nodes=nodes)
+
+    def _missing(self, nodes: Mapping[str, int]) -> frozenset[str]:
+        return frozenset(self._strategy.sites) - nodes.keys()
+
+    def _join(
+        self,
+        grid: Grid,
+        state: RunState,
+        *,
+        needed: Callable[[], int],
+        nodes: dict[str, int] | None = None,
+    ) -> dict[str, int]:
+        """Waits for `needed()` sites, and has each that is new count its images.
+
+        Args:
+            nodes: the sites that have just been seen.
+        """
+        told: tuple[str, ...] = ()
+        nodes = self._present(grid) if nodes is None else nodes
+        while True:
             missing = tuple(site for site in self._strategy.sites if site not in nodes)
             if missing != told:
                 told = missing
@@ -335,6 +358,7 @@ class RoundLoop:
             if len(nodes) >= needed():
                 break
             time.sleep(self._poll_seconds)
+            nodes = self._present(grid)
         new = {site: node for site, node in nodes.items() if site not in self._prepared}
         refusals = self._prepare(grid, state, new)
         ready = {site: node for site, node in nodes.items() if site in self._prepared}
@@ -348,17 +372,30 @@ class RoundLoop:
             )
         return ready
 
+    def _roll_call(self, grid: Grid, state: RunState, nodes: Mapping[str, int]) -> dict[str, int]:
+        """Of these sites those that answer, once they are a quorum.
+
+        The SuperLink counts a site as online until its heartbeats are missed. Without a roll call a
+        round that a lost site has failed would spend its other attempts within that time.
+        """
+        for _ in range(_ROLL_CALLS):
+            records = dict.fromkeys(nodes, self._prepare_record(state))
+            replies = self._ask(
+                grid, nodes, records, kind="query.prepare", group=state.completed_rounds + 1
+            )
+            # One that answers with a failure is there; the attempt tells what it lacks.
+            here = {reply.site: nodes[reply.site] for reply in replies if not reply.lost}
+            if len(here) >= self._strategy.quorum:
+                return here
+            nodes = self._online(grid, state)
+        return dict(nodes)
+
     def _present(self, grid: Grid) -> dict[str, int]:
         online = site_nodes(grid)
         return {site: online[site] for site in self._strategy.sites if site in online}
 
     def _prepare(self, grid: Grid, state: RunState, nodes: Mapping[str, int]) -> dict[str, str]:
-        record = Prepare(
-            plan=self._strategy.plan,
-            plan_signature=self._strategy.plan_signature,
-            run_id=state.run_id,
-        ).to_record()
-        records = dict.fromkeys(nodes, record)
+        records = dict.fromkeys(nodes, self._prepare_record(state))
         refusals: dict[str, str] = {}
         for reply in self._ask(grid, nodes, records, kind="query.prepare", group=0):
             stop_if_spent(reply.site, reply.failure, state.completed_rounds + 1)
@@ -370,6 +407,13 @@ class RoundLoop:
             self._prepared[reply.site] = prepared
             self._observer.site_prepared(prepared)
         return refusals
+
+    def _prepare_record(self, state: RunState) -> RecordDict:
+        return Prepare(
+            plan=self._strategy.plan,
+            plan_signature=self._strategy.plan_signature,
+            run_id=state.run_id,
+        ).to_record()
 
     def _check_prepared(self, reply: SiteReply) -> Prepared:
         if reply.record is None:

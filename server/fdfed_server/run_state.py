@@ -92,6 +92,28 @@ class RunState:
         return next(found, None)
 
 
+def phase_2_of(state: RunState, alpha: NDArray[np.float64]) -> RunState:
+    """The run as phase 2 begins: back to the best weights of phase 1, or where it is, with
+    `phase_2_start = last`. The best is sought anew from here: a run that trains the feature losses
+    ends with weights that were trained with them, even if a round of phase 1 scored higher."""
+    if state.plan.phase_2_start == "last":
+        start = state.completed_rounds
+        model, best_model = replace(state.model, alpha=alpha), state.model
+        site_best = dict.fromkeys(state.site_best, (start, UNKNOWN_SCORE))
+    else:
+        start, best_model = state.best.server_round, state.best.model
+        # As the sites' optimisers: what was remembered belongs to another objective.
+        model = replace(best_model, alpha=alpha, memory={})
+        site_best = {site: (n, UNKNOWN_SCORE) for site, (n, _) in state.site_best.items()}
+    return replace(
+        state,
+        model=model,
+        best=Best(server_round=start, score=UNKNOWN_SCORE, model=best_model),
+        site_best=site_best,
+        warm_start_round=start,
+    )
+
+
 def save_state(folder: Path, state: RunState) -> None:
     """Writes the state into `folder`; the round before stays readable until this one is whole."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)

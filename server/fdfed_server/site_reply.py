@@ -21,6 +21,8 @@ class SiteReply:
     site: str
     record: RecordDict | None
     failure: str = ""
+    lost: bool = False
+    """The site itself said nothing: it is gone, or silent."""
 
     def opened(self) -> RecordDict:
         """The record.

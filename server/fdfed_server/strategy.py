@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from fdfed.exchange import TapLayout
 from fdfed.layer_weights import aggregate as aggregate_alpha
 from fdfed.layer_weights import starting_alpha, target_of, weighed_taps
 from fdfed.privacy import ContributionLayout
-from fdfed.strategies import create_strategy
+from fdfed.strategies import Arrays, create_strategy
 from fdfed.training.initialise import initial_network
 from fdfed.training.local_round import tap_losses
 from fdfed.training.sharing import shared_names, take_tensors
@@ -33,14 +33,16 @@ from fdfed.wire import (
     EvaluateResult,
     MaskedResult,
     Part,
+    RestoredWeights,
     TrainInstruction,
+    Weights,
 )
 from fdfed_server.aggregation import WeightedAverage
 from fdfed_server.folding import check_quorum, fold_replies
 from fdfed_server.masked_sum import MaskedSum
 from fdfed_server.private_terms import terms_of_releases
 from fdfed_server.robust_average import RobustAverage, open_average, robust_centre
-from fdfed_server.run_state import UNKNOWN_SCORE, Best, GlobalModel, RunState
+from fdfed_server.run_state import UNKNOWN_SCORE, Best, GlobalModel, RunState, phase_2_of
 from fdfed_server.selection import displaces
 from fdfed_server.site_reply import Attempt, SiteReply
 from fdfed_server.terms import Terms, cross_site_terms
@@ -189,7 +191,13 @@ class Strategy:
         with open_average(
             self.plan, state.model.weights, measured=self._trained, spool=spool
         ) as average:
-            accepted = fold_replies(asked, replies, average, self._bound(state, server_round))
+            accepted = fold_replies(
+                asked,
+                replies,
+                average,
+                self._bound(state, server_round),
+                opened=lambda weights: self._opened(state, weights),
+            )
             check_quorum(asked, accepted, self.quorum)
             return self._plain_round(state, asked, average, accepted)
 
@@ -205,6 +213,17 @@ class Strategy:
             trained=self._trained,
             history=state.history,
             server_round=server_round,
+        )
+
+    def _opened(self, state: RunState, sent: Arrays) -> Arrays:
+        """A site's weights, from what it sent of them."""
+        if self.plan.update_precision == "full":
+            return sent
+        return RestoredWeights(
+            cast(Weights, sent),  # as received, they are
+            state.model.weights,
+            trained=self._trained,
+            precision=self.plan.update_precision,
         )
 
     def _plain_round(
@@ -382,20 +401,7 @@ class Strategy:
             seconds=state.seconds + seconds,
         )
         ends_phase_1 = trained.server_round == self.plan.phase_1_rounds < self.plan.rounds
-        return self._begin_phase_2(concluded) if ends_phase_1 else concluded
-
-    def _begin_phase_2(self, state: RunState) -> RunState:
-        """Back to the best weights of phase 1. The best is sought anew from here: a run that trains
-        the feature losses ends with weights that were trained with them, even if a round of phase 1
-        scored higher."""
-        return replace(
-            state,
-            # As the sites' optimisers: what was remembered belongs to another objective.
-            model=replace(state.best.model, alpha=self._starting_alpha(), memory={}),
-            best=replace(state.best, score=UNKNOWN_SCORE),
-            site_best={site: (n, UNKNOWN_SCORE) for site, (n, _) in state.site_best.items()},
-            warm_start_round=state.best.server_round,
-        )
+        return phase_2_of(concluded, self._starting_alpha()) if ends_phase_1 else concluded
 
     def _starting_alpha(self) -> NDArray[np.float64]:
         alpha = starting_alpha(

@@ -72,7 +72,7 @@ class UpdateBound:
         self._plan = plan
         self._reference = reference
         self._trained = trained
-        self._cap = update_cap(plan, [reference[name] for name in sorted(trained)])
+        self._cap = update_cap(plan, [reference[name] for name in sorted(trained)], server_round)
         usual = usual_move(history, phase=plan.phase(server_round))
         factor = plan.defence.norm_factor
         self.limit = self._cap if usual is None else min(self._cap, factor * usual)
@@ -138,12 +138,12 @@ class UpdateBound:
         return own - _DEVIATIONS * (spread + 1), own + _DEVIATIONS * (spread + 1)
 
 
-def update_cap(plan: RunPlan, trained: Sequence[NDArray[Any]]) -> float:
+def update_cap(plan: RunPlan, trained: Sequence[NDArray[Any]], server_round: int) -> float:
     """The norm beyond which no update counts, whatever the rounds before were like.
 
-    AdamW: 2 · steps · learning rate · √d for d trained weights, that of a round whose every step
-    moves every weight by two learning rates, always in one direction. SGD has no such bound; there
-    it is ‖W‖.
+    AdamW: 2 · steps · the round's learning rate · √d for d trained weights, that of a round whose
+    every step moves every weight by two learning rates, always in one direction. SGD has no such
+    bound; there it is ‖W‖.
 
     Args:
         trained: the trained tensors that the sites started from.
@@ -152,7 +152,8 @@ def update_cap(plan: RunPlan, trained: Sequence[NDArray[Any]]) -> float:
         return plan.defence.max_update_norm
     if plan.optimizer == "adamw":
         count = sum(value.size for value in trained)
-        return _REACH * plan.steps_per_round * plan.learning_rate * math.sqrt(count)
+        rate = plan.learning_rate_in(server_round)
+        return _REACH * plan.steps_per_round * rate * math.sqrt(count)
     return math.sqrt(sum(float(np.square(value.astype(np.float64)).sum()) for value in trained))
 
 

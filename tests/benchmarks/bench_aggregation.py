@@ -1,10 +1,11 @@
-"""Prints what aggregation takes at the coordinator: masked updates over plain ones.
+"""Prints what aggregation takes at the coordinator, for each form in which updates travel.
 
     python tests/benchmarks/bench_aggregation.py [--sites 8] [--network unet] [--width 0]
-                                                 [--repeats 3] [--folder DIR]
+                                                 [--repeats 3] [--folder DIR] [--kinds bare,plain]
 
 The updates are those of the whole U-Net (31 M parameters), written to `--folder` first as Flower's
-objects, 4 bytes a parameter plain and 8 masked; the masks are real ones of all sites and cancel.
+objects: 4 bytes a parameter plain, 2 as changes in fp16 or bf16 (`update_precision`), and 8 masked;
+the masks are real ones of all sites and cancel.
 The coordinator's work is `Strategy.aggregate_train`, from the first reply to the new model, one
 reply after the other; each is fetched object by object as from the SuperLink, its large arrays
 going to disk meanwhile. All kinds run in processes of their own. `bare` is the running sum alone,
@@ -14,8 +15,8 @@ of the same tensors in memory: `total += n * update` in fp64, and a division.
 other programs on the machine lengthen it less than wall time. `fetch` is that time, by reply.
 `peak` is that of resident memory above what the process held before the first reply came (the
 global model among it), the arriving reply included; in models of 4 bytes a parameter, and in
-updates as they travel. `site` is what masking takes a site beyond packing: rounding, and the
-streams of its peers.
+updates as they travel. `site` is what masking, or half precision, takes a site beyond packing:
+rounding, and the streams of its peers. `up` is what the sites send in a round, in all.
 """
 
 from __future__ import annotations
@@ -40,13 +41,14 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from fdfed.config import RunPlan
 from fdfed.privacy import ContributionLayout, KeyContext, MaskingKey, Measures, Signer
-from fdfed.wire import MaskedResult, TrainResult
+from fdfed.wire import HalfPrecision, MaskedResult, TrainResult, changes_of
 from fdfed_server.flower.pieces import Pieces
 from fdfed_server.run_state import RunState
 from fdfed_server.strategy import SiteReply, Strategy
 
 RUN = "ab" * 8
-KINDS = ("bare", "plain", "masked")
+HALVES: tuple[HalfPrecision, ...] = ("fp16", "bf16")
+KINDS = ("bare", "plain", *HALVES, "masked")
 EXAMPLES = 100
 
 
@@ -57,7 +59,8 @@ def plan_of(kind: str, arguments: argparse.Namespace) -> RunPlan:
             "network": arguments.network,
             "width": arguments.width or None,
             "strategy": "fedavg",
-            "aggregation": kind,
+            "aggregation": "masked" if kind == "masked" else "plain",
+            "update_precision": kind if kind in HALVES else "full",
         }
     )
 
@@ -87,6 +90,18 @@ def records(
         weights = updates(state, site)
         common = {"run_id": RUN, "server_round": 1, "attempt": 1, "seconds": 1.0}
         if plan.aggregation == "plain":
+            began = time.process_time()
+            if plan.update_precision != "full":
+                trained = {n for n in weights if not n.endswith(("mean", "var", "tracked"))}
+                residual = {n: np.zeros(weights[n].shape, np.float32) for n in trained}
+                weights, _ = changes_of(
+                    weights,
+                    state.model.weights,
+                    residual,
+                    trained=trained,
+                    precision=plan.update_precision,
+                )
+            seconds = time.process_time() - began
             yield (
                 site,
                 TrainResult(
@@ -99,7 +114,7 @@ def records(
                     valid=np.zeros(taps),
                     weights=weights,
                 ).to_record(),
-                0.0,
+                seconds,
             )
             continue
         measures = Measures(
@@ -157,7 +172,7 @@ def resident() -> int:
 
 def measure(kind: str, arguments: argparse.Namespace) -> dict[str, float]:
     """Seconds and bytes of one kind; this process does nothing else."""
-    plan = plan_of("plain" if kind == "bare" else kind, arguments)
+    plan = plan_of(kind, arguments)
     strategy = Strategy(plan)
     state = strategy.initial_state(RUN)
     if kind == "bare":
@@ -231,18 +246,18 @@ def high_water() -> int:
 
 
 def print_table(found: dict[str, dict[str, float]], sites: int) -> None:
-    bare = found["bare"]["seconds"]
-    print(f"{sites} sites, {found['plain']['parameters'] / 1e6:.1f} M parameters")
+    bare = found["bare"]["seconds"] if "bare" in found else float("nan")
+    print(f"{sites} sites, {next(iter(found.values()))['parameters'] / 1e6:.1f} M parameters")
     print(
         f"{'aggregation':13}{'seconds':>9}{'ratio':>7}{'update MB':>11}{'peak MB':>9}"
-        f"{'fp32 models':>13}{'updates':>9}{'fetch s':>9}{'site s':>8}"
+        f"{'fp32 models':>13}{'updates':>9}{'fetch s':>9}{'site s':>8}{'up MB':>8}"
     )
     for kind, row in found.items():
         print(
             f"{kind:13}{row['seconds']:9.2f}{row['seconds'] / bare:7.2f}"
             f"{row['travels'] / 1e6:11.0f}{row['peak'] / 1e6:9.0f}"
             f"{row['peak'] / (4 * row['parameters']):13.2f}{row['peak'] / row['travels']:9.2f}"
-            f"{row['fetch']:9.2f}{row['site']:8.2f}"
+            f"{row['fetch']:9.2f}{row['site']:8.2f}{sites * row['travels'] / 1e6:8.0f}"
         )
 
 
@@ -253,13 +268,14 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=0, help="0: the paper's")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", help="for the updates on disk; 0.25 GB a site")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="of the table, with commas")
     parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.kind:
         print(json.dumps(measure(arguments.kind, arguments)))
         return
     found = {}
-    for kind in KINDS:
+    for kind in arguments.kinds.split(","):
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
             command = [sys.executable, __file__, *sys.argv[1:], "--kind", kind, "--folder", folder]
             done = subprocess.run(command, check=True, capture_output=True, text=True)

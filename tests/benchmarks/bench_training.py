@@ -2,6 +2,7 @@
 
     python tests/benchmarks/bench_training.py [--network unet] [--sizes 64,128] [--width 16]
                                               [--batch 8] [--steps 8] [--repeats 7] [--device auto]
+                                              [--as-it-comes]
 
 Two tables, on phantoms:
 
@@ -10,6 +11,9 @@ Two tables, on phantoms:
 2. phase 2, with L_fd at every tap and the cross-site term: a bare loop that computes the same loss
    with cotangents that lie ready; a site's round with its exchange on loopback, sealed and blinded,
    and its metrics. The other site answers at once, from the hub's process.
+
+All of it runs as an agent does, which keeps freed memory (`fdfed/kept_memory.py`); `--as-it-comes`
+leaves that to the C library, as in somebody's own loop.
 
 The loops take turns, a round of `steps` each, in alternating order, on one thread. Wall time, since
 waiting counts; `ratio` is the median over repeats of the bare loop's time over the other's in the
@@ -47,6 +51,7 @@ from fdfed.exchange import (
     StepKey,
     padded_layout,
 )
+from fdfed.kept_memory import keep_freed_memory
 from fdfed.losses import feature_discrepancy_loss, segmentation_loss
 from fdfed.networks import SegmentationNetwork
 from fdfed.prototypes import batch_prototypes, masked_prototypes
@@ -331,7 +336,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--as-it-comes", action="store_true", help="freed memory is not kept")
     given = parser.parse_args()
+    kept = not given.as_it_comes and keep_freed_memory()
     torch.set_num_threads(1)
     device = resolve_device(given.device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, one thread"
@@ -340,7 +347,8 @@ def main() -> None:
         f"load {os.getloadavg()[0]:.1f}"
     )
     print(
-        f"{given.network}, width {given.width}, batch {given.batch}, {given.steps} steps a round\n"
+        f"{given.network}, width {given.width}, batch {given.batch}, {given.steps} steps a round; "
+        f"freed memory is {'kept' if kept else 'returned'}\n"
     )
     print(" size  loop                           images/s   ratio  spread")
     for size in map(int, given.sizes.split(",")):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fdfed.audit import verify
+from fdfed_server.config import FederationConfig
 from tests.deployment import model_of
 from tests.faults.federation import Drilled, DrillFailed
 
@@ -20,9 +21,10 @@ PLAN: Mapping[str, Any] = {
     "sites": list(SITES),
     "width": 4,
     "size": 32,
-    "rounds": 5,
-    "steps_per_round": 4,
-    "batch_size": 4,
+    "rounds": 12,
+    "steps_per_round": 3,
+    "batch_size": 2,
+    "evaluate_every": 3,
     "attempts": 8,
     "round_deadline_seconds": 120.0,
     # A step that lost its term fails the round, which is tried again: no fault changes a bit.
@@ -45,6 +47,8 @@ class Drill:
     """so much later, as a share of what the round before took (of a second, in the first)."""
     lasts: float
     """Seconds; of a party that is killed, until it is started again."""
+    amount: float = 0.0
+    """Seconds by which a clock is off."""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.target}"
@@ -58,8 +62,8 @@ class Outcome:
     failure: str
     """Empty if everything held."""
     seconds: float
-    recovered: float
-    """Seconds from the end of the last fault to the end of the next round."""
+    recovered: tuple[float, ...]
+    """Of each fault, seconds from its end to the end of the next round."""
     starts: Mapping[str, int]
 
     def to_json(self) -> str:
@@ -85,6 +89,21 @@ def freeze(federation: Drilled, drill: Drill) -> None:
 
 def full_disk(federation: Drilled, drill: Drill) -> None:
     with federation.full_disk(drill.target):
+        time.sleep(drill.lasts)
+
+
+def full_file_system(federation: Drilled, drill: Drill) -> None:
+    with federation.full_file_system(drill.target):
+        time.sleep(drill.lasts)
+
+
+def read_only(federation: Drilled, drill: Drill) -> None:
+    with federation.read_only(drill.target):
+        time.sleep(drill.lasts)
+
+
+def clock_off(federation: Drilled, drill: Drill) -> None:
+    with federation.clock_off(drill.target, drill.amount):
         time.sleep(drill.lasts)
 
 
@@ -119,7 +138,10 @@ def _weather(**fields: object) -> Callable[[Drilled, Drill], None]:
 
 PARTIES = ("server", "superlink", *SITES)
 LINES = tuple(f"{site}/{port}" for site in SITES for port in ("fleet", "exchange"))
-KINDS: Mapping[str, tuple[Callable[[Drilled, Drill], None], tuple[str, ...], float]] = {
+_WEIGHTS = {"kill": 4}
+"""How often a kind comes beside the others."""
+Kinds = Mapping[str, tuple[Callable[[Drilled, Drill], None], tuple[str, ...], float]]
+KINDS: Kinds = {
     "kill": (kill, (*PARTIES, *PARTIES, "server+tnbc", "tnbc+monuseg"), 2.0),
     "freeze": (freeze, PARTIES, 4.0),
     "fill the disk of": (full_disk, PARTIES, 3.0),
@@ -132,6 +154,16 @@ KINDS: Mapping[str, tuple[Callable[[Drilled, Drill], None], tuple[str, ...], flo
     "throttle": (_weather(bytes_per_second=40_000), LINES, 4.0),
 }
 """How it is done, to whom, and how long at most."""
+DISK_KINDS: Kinds = {
+    "use up the file system of": (full_file_system, ("server", *SITES), 4.0),
+    "make read-only the state of": (read_only, ("server", *SITES), 4.0),
+}
+"""For a federation with `disks`."""
+CLOCK_KINDS: Kinds = {"set the clock of": (clock_off, ("server", *SITES), 6.0)}
+"""For a federation with `clocks`."""
+ALL_KINDS: Kinds = {**KINDS, **DISK_KINDS, **CLOCK_KINDS}
+CLOCK_SECONDS = (2.0, 20.0, 600.0, 90_000.0)
+"""Within what Flower forgives, just beyond, far beyond, and beyond the life of a certificate."""
 
 
 def _proxy(federation: Drilled, drill: Drill) -> Any:
@@ -139,14 +171,14 @@ def _proxy(federation: Drilled, drill: Drill) -> Any:
     return federation.proxies[site, port]
 
 
-def random_drills(seed: int, count: int) -> tuple[Drill, ...]:
-    """Faults of one run, in the order in which they happen; a function of the seed alone."""
+def random_drills(seed: int, count: int, kinds: Kinds = KINDS) -> tuple[Drill, ...]:
+    """Faults of one run, in the order in which they happen; a function of the arguments alone."""
     rng = random.Random(seed)  # noqa: S311  (not a secret)
-    rounds = sorted(rng.sample(range(1, PLAN["rounds"] + 1), count))
+    rounds = sorted(rng.choices(range(1, int(PLAN["rounds"]) + 1), k=count))
     drills = []
     for server_round in rounds:
-        kind = rng.choice(list(KINDS))
-        _, targets, longest = KINDS[kind]
+        (kind,) = rng.choices(list(kinds), weights=[_WEIGHTS.get(kind, 1) for kind in kinds])
+        _, targets, longest = kinds[kind]
         drills.append(
             Drill(
                 kind=kind,
@@ -154,6 +186,9 @@ def random_drills(seed: int, count: int) -> tuple[Drill, ...]:
                 server_round=server_round,
                 after=round(rng.uniform(0.0, 1.0), 3),
                 lasts=round(rng.uniform(0.1, 1.0) * longest, 3),
+                amount=rng.choice((-1, 1)) * rng.choice(CLOCK_SECONDS)
+                if kind in CLOCK_KINDS
+                else 0.0,
             )
         )
     return tuple(drills)
@@ -163,19 +198,15 @@ def run_drills(
     federation: Drilled, drills: tuple[Drill, ...], expected: Mapping[str, np.ndarray]
 ) -> Outcome:
     """One run with these faults, and whether it came to what it must come to."""
-    began, recovered, failure = time.monotonic(), 0.0, ""
+    began, ends, failure = time.monotonic(), [], ""
     try:
         federation.begin()
         for drill in drills:
             federation.await_round(drill.server_round)
             time.sleep(drill.after * federation.round_seconds())
-            KINDS[drill.kind][0](federation, drill)
-        over, done = time.monotonic(), _completed(federation)
-        while _completed(federation) == done and not federation.turn():
-            if time.monotonic() - over > RUN_SECONDS:
-                break
-            time.sleep(0.02)
-        recovered = time.monotonic() - over
+            ALL_KINDS[drill.kind][0](federation, drill)
+            federation.turn()
+            ends.append(time.monotonic())
         federation.await_run(RUN_SECONDS)
         check_run(federation, expected)
     except AssertionError as err:
@@ -186,7 +217,7 @@ def run_drills(
         drills=drills,
         failure=failure,
         seconds=round(time.monotonic() - began, 1),
-        recovered=round(recovered, 1),
+        recovered=tuple(round(federation.next_completion(end) - end, 1) for end in ends),
         starts=dict(federation.starts),
     )
 
@@ -198,7 +229,7 @@ def check_run(federation: Drilled, expected: Mapping[str, np.ndarray]) -> None:
     """
     results = json.loads((federation.state / "results" / "results.json").read_text())
     rounds = [record["round"] for record in results["rounds"]]
-    if rounds != list(range(1, PLAN["rounds"] + 1)):
+    if rounds != list(range(1, FederationConfig.load(federation.config).run.rounds + 1)):
         raise DrillFailed(f"the results have the rounds {rounds}")
     for record in results["rounds"]:
         refused = {site: entry["refused"] for site, entry in record["sites"].items()}
@@ -224,7 +255,3 @@ def _check_audit(federation: Drilled) -> None:
         findings = verify(state).findings
         if findings:
             raise DrillFailed(f"the audit log of {name}: {findings[:2]}")
-
-
-def _completed(federation: Drilled) -> int:
-    return federation.log("server").count("is complete: ")

@@ -4,17 +4,17 @@ they end, as a service manager does."""
 from __future__ import annotations
 
 import os
-import re
 import resource
 import shutil
 import signal
+import subprocess
+import tempfile
 import time
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 
 import tomli_w
@@ -24,8 +24,9 @@ from tests.deployment import Deployment, deployed
 from tests.faults.parties import Party
 from tests.faults.proxy import Proxy
 
-_RESTARTS: int = 8
-_EVENT = re.compile(r"^(\S+ \S+) INFO +round (\d+) (begins|is complete)", flags=re.MULTILINE)
+_RESTARTS: int = 24
+_LONGEST_PAUSE: float = 15.0
+_DISK_MIB: int = 48
 
 
 class DrillFailed(AssertionError):
@@ -42,11 +43,19 @@ class Drilled(Deployment):
     starts: Counter[str] = field(default_factory=Counter)
     held: set[str] = field(default_factory=set)
     """Parties that are not started again for now."""
+    disks: tuple[Path, ...] = ()
+    """State folders that are small file systems of their own, in memory."""
+    clocks: bool = False
+    """Whether each party has a wall clock of its own."""
+    completions: list[float] = field(default_factory=list)
+    """When each round was seen to be complete, of `time.monotonic`."""
 
     def start(self, name: str) -> None:
         package, *arguments = self.command(name)
         log = self.folder / f"{name}.log"
-        self.processes[name] = Party(package, arguments, log)  # type: ignore[assignment]
+        clock = self.clock(name) if self.clocks else None
+        party = Party(package, arguments, log, clock=clock)
+        self.processes[name] = party  # type: ignore[assignment]
         self.starts[name] += 1
 
     def begin(self) -> None:
@@ -54,6 +63,7 @@ class Drilled(Deployment):
         shutil.rmtree(self.state, ignore_errors=True)
         (self.folder / "server.log").write_text("")
         self.starts.clear()
+        self.completions.clear()
         self.start("server")
         for site in self.sites:
             if not self.runs(site):
@@ -75,6 +85,8 @@ class Drilled(Deployment):
 
     def turn(self) -> bool:
         """One look at all parties; whether the run is complete."""
+        new = self.log("server").count("is complete: ") - len(self.completions)
+        self.completions += [time.monotonic()] * new
         for name in ("server", *self.sites):
             if self.runs(name) or name in self.held or name not in self.processes:
                 continue
@@ -91,19 +103,17 @@ class Drilled(Deployment):
         while not any(f"round {n} begins" in self.log("server") for n in range(number, 1000)[:20]):
             if self.turn() or time.monotonic() > end:
                 return
-            time.sleep(0.01)
+            time.sleep(0.05)
+
+    def next_completion(self, moment: float) -> float:
+        """When the first round after this moment was complete; the moment itself if none was."""
+        return next((when for when in self.completions if when > moment), moment)
 
     def round_seconds(self) -> float:
-        """What the last complete round took; a second if there is none."""
-        times = {}
-        for when, number, what in _EVENT.findall(self.log("server")):
-            times[int(number), what] = datetime.strptime(when, "%Y-%m-%d %H:%M:%S,%f")
-        spans = [
-            (ended - times[number, "begins"]).total_seconds()
-            for (number, what), ended in times.items()
-            if what == "is complete" and (number, "begins") in times
-        ]
-        return min(max(spans[-1], 0.1), 30.0) if spans else 1.0
+        """What the last round took, within bounds; a second if there was none."""
+        if len(self.completions) < 2:
+            return 1.0
+        return min(max(self.completions[-1] - self.completions[-2], 0.1), _LONGEST_PAUSE)
 
     def pid(self, name: str) -> int | None:
         """Process id of a party, or of the coordinator's `superlink`."""
@@ -155,6 +165,50 @@ class Drilled(Deployment):
                 if pid is not None:
                     resource.prlimit(pid, resource.RLIMIT_FSIZE, (infinity, infinity))
 
+    def state_of(self, name: str) -> Path:
+        """The state folder of a party; the SuperLink's is the coordinator's."""
+        return self.folder / "sites" / name / "state" if name in self.sites else self.state
+
+    @contextmanager
+    def full_file_system(self, name: str) -> Iterator[None]:
+        """Meanwhile the file system of the party's state has no byte left; needs `disks`."""
+        filler = self.state_of(name) / "filler"
+        try:
+            with suppress(OSError), filler.open("wb") as file:
+                block = bytes(2**16)
+                while True:
+                    file.write(block)
+                    file.flush()
+            yield
+        finally:
+            filler.unlink(missing_ok=True)
+
+    @contextmanager
+    def read_only(self, name: str) -> Iterator[None]:
+        """Meanwhile nothing can be made, replaced or removed in the party's state; files that it
+        has open can still be written. Needs `disks`."""
+        state = str(self.state_of(name))
+        _run("mount", "--bind", state, state)
+        try:
+            _run("mount", "-o", "remount,bind,ro", state)
+            yield
+        finally:
+            _run("umount", "--lazy", state)
+
+    @contextmanager
+    def clock_off(self, name: str, seconds: float) -> Iterator[None]:
+        """Meanwhile the wall clock of the party's machine is off by so much. Needs `clocks`."""
+        file = self.clock(name)
+        file.write_text(f"{seconds:+.3f}")
+        try:
+            yield
+        finally:
+            file.write_text("+0")
+
+    def clock(self, name: str) -> Path:
+        """The file that says by how much the party's clock is off."""
+        return self.folder / f"{name}.clock"
+
     def heal(self) -> None:
         for proxy in self.proxies.values():
             proxy.heal()
@@ -163,16 +217,30 @@ class Drilled(Deployment):
         super().stop()
         for proxy in self.proxies.values():
             proxy.close()
+        for disk in self.disks:
+            _run("umount", "--lazy", str(disk))
 
 
-def drilled(folder: Path, sites: Sequence[str], plan: Mapping[str, object]) -> Drilled:
-    """A federation on phantoms, provisioned, its sites behind proxies."""
+def drilled(
+    folder: Path,
+    sites: Sequence[str],
+    plan: Mapping[str, object],
+    *,
+    disks: bool = False,
+    clocks: bool = False,
+) -> Drilled:
+    """A federation on phantoms, provisioned, its sites behind proxies.
+
+    Args:
+        disks: each state folder is a file system of its own; needs the right to mount.
+        clocks: each party has a wall clock of its own; needs `have_clocks`.
+    """
     plain = deployed(folder, sites, plan, data=None)
     tables = tomllib.loads(plain.config.read_text())
     tables["server"] |= {"metrics_port": 0, "console_port": 0}
     plain.config.write_text(tomli_w.dumps(tables))
     server = FederationConfig.load(plain.config).server
-    found = Drilled(folder, None, sites=tuple(sites))
+    found = Drilled(folder, None, sites=tuple(sites), clocks=clocks)
     for site in sites:
         path = folder / "sites" / site / "site.toml"
         settings = tomllib.loads(path.read_text()) | {"metrics_port": 0, "console_port": 0}
@@ -180,4 +248,26 @@ def drilled(folder: Path, sites: Sequence[str], plan: Mapping[str, object]) -> D
             proxy = found.proxies[site, port] = Proxy(target)
             settings[f"{port}_port"] = proxy.port
         path.write_text(tomli_w.dumps(settings))
+    for name in ("server", *sites):
+        found.clock(name).write_text("+0")
+        if disks:
+            state = found.state_of(name)
+            state.mkdir(mode=0o700, exist_ok=True)
+            _run("mount", "-t", "tmpfs", "-o", f"size={_DISK_MIB}m,mode=0700", "none", str(state))
+            found.disks += (state,)
     return found
+
+
+def may_mount() -> bool:
+    """Whether this process may mount file systems."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "none", folder], capture_output=True, check=False
+        )
+        if done.returncode == 0:
+            _run("umount", folder)
+    return done.returncode == 0
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True)

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 _CONTEXT = mp.get_context("forkserver")
@@ -18,6 +19,7 @@ _CONTEXT.set_forkserver_preload(
     [
         "fdfed_server.cli",
         "fdfed_server.coordinator",
+        "fdfed_server.federation",
         "fdfed_server.event_log",
         "fdfed_server.progress",
         "fdfed_server.tensorboard",
@@ -30,12 +32,27 @@ _CONTEXT.set_forkserver_preload(
 )
 
 
-def _run(package: str, arguments: list[str], log: str) -> None:
+def have_clocks() -> None:
+    """Every party that is started from now on can have a wall clock of its own; to be called before
+    the first. Needs a C compiler (`cc`)."""
+    folder = Path(tempfile.mkdtemp(prefix="fdfed-clock-"))
+    source, library = Path(__file__).with_name("clock.c"), folder / "clock.so"
+    command = ["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(source), "-lm", "-ldl"]
+    subprocess.run(command, check=True)
+    os.environ["LD_PRELOAD"] = str(library)
+    # The process that all parties are forked from starts here; this one keeps its own clock.
+    _CONTEXT.Process(target=int).start()
+    del os.environ["LD_PRELOAD"]
+
+
+def _run(package: str, arguments: list[str], log: str, clock: str) -> None:
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)
     os.environ["OMP_NUM_THREADS"] = "1"
+    if clock:
+        os.environ["FDFED_CLOCK"] = clock
     sys.argv = ["fdfed", *arguments]
     if package == "fdfed_server":
         from fdfed_server.cli import main
@@ -51,8 +68,15 @@ def _run(package: str, arguments: list[str], log: str) -> None:
 class Party:
     """A process, with the few calls of `subprocess.Popen` that a federation makes."""
 
-    def __init__(self, package: str, arguments: list[str], log: Path) -> None:
-        self._process = _CONTEXT.Process(target=_run, args=(package, arguments, str(log)))
+    def __init__(
+        self, package: str, arguments: list[str], log: Path, *, clock: Path | None = None
+    ) -> None:
+        """
+        Args:
+            clock: file with the seconds by which its wall clock is off; needs `have_clocks`.
+        """
+        run = (package, arguments, str(log), "" if clock is None else str(clock))
+        self._process = _CONTEXT.Process(target=_run, args=run)
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid

@@ -30,7 +30,7 @@ class Weather:
     delay_seconds: float = 0.0
     """Before each chunk, in both directions."""
     bytes_per_second: float | None = None
-    """Of each connection and direction."""
+    """Of the line, in each direction: its connections share it."""
     lose_answers: int = 0
     """So many answers from now on are swallowed, and their connections reset: the request was
     served, and nobody hears so."""
@@ -44,6 +44,10 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._clients: dict[asyncio.StreamWriter, asyncio.StreamWriter] = {}
         self._weather = Weather()
+        self._free = {False: 0.0, True: 0.0}
+        """When the line has passed on all that was given to it, by direction."""
+        self.passed = {False: 0, True: 0}
+        """Bytes so far, to the server and (True) back."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
@@ -158,13 +162,16 @@ class Proxy:
                 if weather.delay_seconds:
                     await asyncio.sleep(weather.delay_seconds)
                 if weather.bytes_per_second:
-                    await asyncio.sleep(len(chunk) / weather.bytes_per_second)
+                    begins = max(self._loop.time(), self._free[answers])
+                    self._free[answers] = begins + len(chunk) / weather.bytes_per_second
+                    await asyncio.sleep(self._free[answers] - self._loop.time())
                 # TLS speaks first in handshakes, in small records; an answer that matters is
                 # whatever follows a request on a connection that has been in use.
                 if answers and weather.lose_answers:
                     weather.lose_answers -= 1
                     _reset(writer)
                     return
+                self.passed[answers] += len(chunk)
                 writer.write(chunk)
                 await writer.drain()
         with suppress(OSError, RuntimeError):

@@ -12,6 +12,7 @@ from tests.deployment import simulated
 from tests.faults.drills import KINDS, PLAN, SITES, Drill, random_drills, run_drills
 from tests.faults.federation import Drilled, drilled
 
+FEW = dict(PLAN) | {"rounds": 5}
 DRILLS = (
     Drill("lose answers on", "monuseg/fleet", server_round=1, after=0.0, lasts=0.5),
     Drill("kill", "superlink", server_round=2, after=0.1, lasts=0.1),
@@ -23,7 +24,7 @@ DRILLS = (
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drilled]:
-    made = drilled(tmp_path_factory.mktemp("drills") / "federation", SITES, PLAN)
+    made = drilled(tmp_path_factory.mktemp("drills") / "federation", SITES, FEW)
     yield made
     made.stop()
 
@@ -32,7 +33,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drilled]:
 def expected(
     federation: Drilled, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, np.ndarray]:
-    plan = dict(PLAN) | {"phantoms": True}
+    plan = FEW | {"phantoms": True}
     return simulated(federation, tmp_path_factory.mktemp("undisturbed"), plan)
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from fdfed.config import RunPlan
 from fdfed.data import open_site
-from fdfed.evaluation.metrics import ImageScore
+from fdfed.evaluation.aggregates import ImageScore
 from fdfed.exchange import CotangentFrame, PrototypeFrame
 from fdfed.simulation import Progress, simulate
 from fdfed.simulation import run as simulation_run

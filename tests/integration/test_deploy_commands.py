@@ -40,7 +40,7 @@ from tests.processes import free_ports
 from tests.unit.test_deploy import UNITS, unit
 from tests.unit.test_deploy_files import ROOT, compose, instructions, pod
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.thorough, pytest.mark.timeout(900)]
 
 SITES = ("tnbc", "monuseg")
 RUN = {"sites": list(SITES), "width": 4, "size": 32, "batch_size": 4, "rounds": 2}

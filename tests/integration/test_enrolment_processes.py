@@ -126,7 +126,7 @@ def join(consortium: Consortium, waiting: Path) -> None:
         desk.close()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_hospitals_enrol_by_way_of_a_running_coordinator_and_one_is_removed_in_mid_run(
     consortium: Consortium,
 ) -> None:

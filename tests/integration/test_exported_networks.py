@@ -28,6 +28,11 @@ SMALL: Final = {
     "swin-unet": (8, 64),
 }
 """Width and side that keep tracing quick."""
+
+NAMES: Final = [
+    pytest.param(name, marks=[pytest.mark.thorough] * (name != "unet")) for name in NETWORK_NAMES
+]
+"""The others when there is time."""
 FIXED: Final = ("transunet", "swin-unet")
 """Networks whose weights fit one size of images."""
 
@@ -60,7 +65,7 @@ def with_taps(network: SegmentationNetwork) -> nn.Module:
     return module
 
 
-@pytest.mark.parametrize("name", NETWORK_NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_exported_program_gives_the_logits_of_other_batches_and_sizes(name: str) -> None:
     network, side = small(name).eval(), SMALL[name][1]
     free = {0: torch.export.Dim("batch")}
@@ -79,7 +84,7 @@ def test_the_exported_program_gives_the_logits_of_other_batches_and_sizes(name: 
             network(other)
 
 
-@pytest.mark.parametrize("name", NETWORK_NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_exported_program_gives_every_tap(name: str) -> None:
     module = with_taps(small(name).eval())
     program = torch.export.export(module, (images(name),))
@@ -93,7 +98,7 @@ def test_the_exported_program_gives_every_tap(name: str) -> None:
         torch.testing.assert_close(taps[tap], features)
 
 
-@pytest.mark.parametrize("name", NETWORK_NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_compiled_training_step_is_one_graph_with_the_gradients_of_the_plain_one(
     name: str,
 ) -> None:

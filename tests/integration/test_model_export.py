@@ -65,9 +65,15 @@ def model_file(folder: Path, name: str = "unet", *, crop: int | None = None) -> 
     return path
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", [name for name in NETWORK_NAMES if name != "swin-unet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.thorough] * (name != "unet"))
+        for name in NETWORK_NAMES
+        if name != "swin-unet"
+    ],
+)
 def test_onnx_runtime_gives_the_logits_of_the_network_for_batches_of_any_size(
     tmp_path: Path, name: str
 ) -> None:
@@ -86,6 +92,7 @@ def test_onnx_runtime_gives_the_logits_of_the_network_for_batches_of_any_size(
         torch.testing.assert_close(torch.from_numpy(theirs), own, rtol=TOLERANCE, atol=TOLERANCE)
 
 
+@pytest.mark.thorough
 def test_swin_unet_is_refused_since_its_attention_over_windows_has_no_onnx_form(
     tmp_path: Path,
 ) -> None:

@@ -179,6 +179,28 @@ def test_a_run_that_was_interrupted_and_started_again_gives_the_bits_of_one_that
 
 
 @pytest.mark.timeout(120)
+def test_a_run_in_half_precision_goes_on_after_an_interrupt_and_sends_half_the_bytes(
+    data: Path, finished: Callable[[str], Path], tmp_path: Path
+) -> None:
+    plan = plan_of(strategy="fedavg", update_precision="bf16")
+    stop = Progress(observer=InterruptedAfter(finished=2))
+    with pytest.raises(KeyboardInterrupt):
+        run(plan, data=data, out=tmp_path / "one", progress=stop)
+    results = run(plan, data=data, out=tmp_path / "one")
+    run(plan, data=data, out=tmp_path / "other")
+    assert_same_run(tmp_path / "one", tmp_path / "other")
+    whole = load_results(finished("fedavg") / "results.json")
+    for record, full in zip(results.rounds, whole.rounds, strict=True):
+        assert 0.5 * full.bytes.up < record.bytes.up < 0.52 * full.bytes.up
+        assert record.bytes.down == full.bytes.down
+    first, other = results.rounds[0], whole.rounds[0]
+    for site in SITES:  # the same training, from the same weights
+        assert first.sites[site].loss_seg == other.sites[site].loss_seg
+        assert first.sites[site].drift == pytest.approx(other.sites[site].drift, rel=1e-3)
+    model = "model.safetensors"
+    assert weights_of(tmp_path / "one" / model) != weights_of(finished("fedavg") / model)
+
+
 def test_an_interrupt_does_not_wait_until_the_sites_have_trained_the_round(
     data: Path, tmp_path: Path
 ) -> None:

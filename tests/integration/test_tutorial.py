@@ -63,7 +63,7 @@ def page(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     shell.wait()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 def test_every_command_of_the_first_federation_works_in_the_order_of_the_page(
     page: tuple[subprocess.Popen[bytes], Path],

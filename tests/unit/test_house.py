@@ -48,6 +48,40 @@ def test_nothing_is_pickled_and_no_input_is_asserted(path: Path) -> None:
     assert "torch.load(" not in path.read_text(encoding="utf-8")
 
 
+WALL_TIME = re.compile(r"\btime\.time(_ns)?\b|\bnow\((dt\.)?UTC\)|\bnow\((tz=|dt\.timezone)|utcnow")
+"""A moment by the wall clock, which may jump."""
+SHOWN_OR_SIGNED = {
+    # Moments that are written down, shown, or compared with the other side's on purpose.
+    "fdfed/release.py",
+    "fdfed/audit/line.py",
+    "fdfed/health.py",
+    "server/fdfed_server/metrics/run.py",
+    "server/fdfed_server/status.py",
+    "server/fdfed_server/console/board.py",
+    "client/fdfed_client/metrics.py",
+    "client/fdfed_client/data_protection.py",
+    "client/fdfed_client/check/network.py",
+    "client/fdfed_client/flower/fleet.py",
+    "client/fdfed_client/group.py",
+    # The life of a certificate or of the roster, which is a matter of dates.
+    "fdfed/expiry.py",
+    "server/fdfed_server/certificates.py",
+    "server/fdfed_server/membership.py",
+    "client/fdfed_client/exchange_identity.py",
+    # Against moments that Flower has stored, by the same machine's clock.
+    "server/fdfed_server/flower/deliveries.py",
+}
+
+
+def test_no_deadline_and_no_pause_is_counted_by_the_wall_clock() -> None:
+    found = {
+        str(path.relative_to(ROOT))
+        for path in SOURCES
+        if WALL_TIME.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == SHOWN_OR_SIGNED
+
+
 def test_every_folder_of_code_is_a_package_and_says_what_it_is_for() -> None:
     for folder in {path.parent for path in SOURCES}:
         init = folder / "__init__.py"

@@ -97,6 +97,11 @@ def agent(
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
 
+    from fdfed.kept_memory import keep_freed_memory
+    from fdfed.lean_monai import spare_optional_parts
+
+    keep_freed_memory()
+    spare_optional_parts()
     import torch
     from rich.console import Console
 

@@ -50,7 +50,14 @@ def plan(
     if approve is None:
         pinned = asked.digest in (loaded.policy.approved_plans or ())
         done = pinned or records.has_approved(asked.digest)
-        console.print("approved" if done else "not approved by a person here")
+        if done:
+            console.print("approved")
+        else:
+            console.print("not approved by a person here. To approve it:")
+            settings = "" if config is None else f" --config {config}"
+            command = f"fdfed-client plan --site {site}{settings} --approve {asked.digest}"
+            # In one line, however narrow the terminal: it is there to be copied.
+            console.print(command, soft_wrap=True, markup=False)
         return
     if approve != asked.digest:
         raise RefusedByPolicy(

@@ -20,6 +20,7 @@ _SENTENCES: Final[dict[type[BaseException], str]] = {
     errors.WireError: "the message was not of the agreed form",
     errors.ConnectionFailed: "it could not reach the exchange, or was not accepted there",
     errors.InvalidInput: "the plan or its own configuration cannot be used",
+    errors.StorageFailed: "its disk is full, or cannot be written",
     AgentStopped: "its agent was told to stop, and comes back when it is started again",
     errors.FdfedError: "it could not do what was asked",
 }

@@ -13,7 +13,7 @@ from flwr.app import Message
 
 from fdfed.audit import AuditLog
 from fdfed.config import RunPlan
-from fdfed.wire import caption, footprint, has_tensors
+from fdfed.wire import PARCEL_BYTES, caption, footprint, has_tensors
 from fdfed_client.egress.failures import is_public
 from fdfed_client.egress.frames import FrameGate
 from fdfed_client.egress.kinds import check_reply
@@ -27,11 +27,11 @@ _CALLS: Final[Mapping[str, int]] = {
     "/v1/fleet/activate-node": _CALL_BYTES,
     "/v1/fleet/deactivate-node": _CALL_BYTES,
     "/v1/fleet/send-node-heartbeat": _CALL_BYTES,
-    "/v1/fleet/pull-messages": _CALL_BYTES,
+    "/v1/fleet/pull-parcel": _CALL_BYTES,
     "/v1/fleet/pull-object": _CALL_BYTES,
     "/v1/fleet/confirm-message-received": _CALL_BYTES,
-    # The announcement of a reply: its metadata, and the tree of its objects' hashes.
-    "/v1/fleet/push-messages": 4 * 2**20,
+    # A reply: its metadata, the tree of its objects' hashes, and those objects that fit.
+    "/v1/fleet/push-parcel": 4 * 2**20 + PARCEL_BYTES,
     # Flower cuts arrays into objects of 5 MiB.
     "/v1/fleet/push-object": 8 * 2**20,
 }

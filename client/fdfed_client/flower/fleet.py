@@ -25,7 +25,9 @@ from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     DeactivateNodeRequest,
     PullMessagesRequest,
+    PullMessagesResponse,
     PushMessagesRequest,
+    PushMessagesResponse,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import (
@@ -47,8 +49,10 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from fdfed.errors import CryptoError, RefusedByPolicy
+from fdfed.wire import ROOM_HEADER, Deflatable, Parcel, bundled, fill
 from fdfed_client.egress import Cleared
 
+_FLEET: Final = "/v1/fleet/"
 _READ_BYTES: Final = 2**16
 
 
@@ -85,6 +89,7 @@ class Fleet:
         self._interval = heartbeat_seconds
         self._transport = _Transport(root_certificates, max_bytes, admit)
         self._announced: frozenset[str] = frozenset()
+        self._brought: dict[str, bytes] = {}
         self._client = FleetHttpClient.from_server_address(
             server,
             False,
@@ -116,14 +121,25 @@ class Fleet:
         return self._client.SendNodeHeartbeat(request).success
 
     def pull(self, node_id: int) -> tuple[Message, ObjectTree] | None:
-        """The next message without its content, and the tree of the objects that make it up."""
-        found = self._client.PullMessages(PullMessagesRequest(node=Node(node_id=node_id)))
+        """The next message without its content, and the tree of the objects that make it up; what
+        comes with it is there for `pull_object`."""
+        parcel = self._client._unary_unary(
+            path=f"{_FLEET}pull-parcel",
+            rpc_method="PullParcel",
+            request=PullMessagesRequest(node=Node(node_id=node_id)),
+            response_type=Parcel,
+        )
+        found = parcel.read(PullMessagesResponse)
+        self._brought = parcel.objects
         if not found.messages_list:
             return None
         return message_from_proto(found.messages_list[0]), found.message_object_trees[0]
 
     def pull_object(self, node_id: int, run_id: int, object_id: str) -> bytes:
         """One object; `ObjectUnavailableError` if not there yet, `ObjectPullError` if never."""
+        brought = self._brought.pop(object_id, None)
+        if brought is not None:
+            return brought
         request = PullObjectRequest(node=Node(node_id=node_id), run_id=run_id, object_id=object_id)
         found = self._client.PullObject(request)
         if not found.object_found:
@@ -140,19 +156,29 @@ class Fleet:
         self._client.ConfirmMessageReceived(request)
 
     def push(
-        self, node_id: int, cleared: Cleared, tree: ObjectTree, seconds: float
-    ) -> tuple[set[str], str]:
-        """Announces a reply; the objects to upload, and the upload's session."""
+        self, node_id: int, cleared: Cleared, seconds: float
+    ) -> tuple[dict[str, Deflatable], str]:
+        """Sends a reply with what fits into one request; the objects that are still to upload, and
+        the upload's session. Where there are none, the message it answers needs no `confirm`."""
         reply = cleared.message
-        self._announced = frozenset(get_all_nested_objects(reply))
+        root = reply.metadata.message_id
+        objects = bundled(get_all_nested_objects(reply), root)
+        self._announced = frozenset(objects)
+        parts = [ObjectTree(object_id=key) for key in objects if key != root]
         request = PushMessagesRequest(
             node=Node(node_id=node_id),
             messages_list=[message_to_proto(remove_content_from_message(reply))],
-            message_object_trees=[tree],
+            message_object_trees=[ObjectTree(object_id=root, children=parts)],
             clientapp_runtime_list=[seconds],
         )
-        found = self._client.PushMessages(request)
-        return set(found.objects_to_push), found.session_id
+        fit = fill((key, part.deflate()) for key, part in objects.items())
+        found = self._client._unary_unary(
+            path=f"{_FLEET}push-parcel",
+            rpc_method="PushParcel",
+            request=Parcel(request.SerializeToString(), fit),
+            response_type=PushMessagesResponse,
+        )
+        return {key: objects[key] for key in found.objects_to_push}, found.session_id
 
     def push_object(
         self, node_id: int, run_id: int, session_id: str, object_id: str, content: bytes
@@ -198,6 +224,8 @@ class _Transport:
 
     def intercept(self, context: ProtobufRequestContext, _: ProtobufCall) -> httpx.Response:
         request = context.request
+        # So that an answer is not refused whole for what it might have left to be asked for.
+        request.headers[ROOM_HEADER] = str(self._max_bytes // 2)
         self._admit(request.url.path, len(request.content))
         content = bytearray()
         response = self._client.send(request, stream=True)

@@ -95,16 +95,19 @@ class Link:
             Stopping: if told to stop.
         """
         refused_since: float | None = None
+        clock_off = 0.0
         while True:
             try:
                 node_id = self._go_on() or self.persist(self._fleet.activate)
             except (MembershipLost, RequestRefused) as err:
                 now = time.monotonic()
+                # A clock that has been set right since still explains why it was refused.
+                clock_off = _clock_off(err) or clock_off
                 if refused_since is None:
                     refused_since = now
                     self._tell(f"{self._server} does not accept this site's key yet; waiting")
                 if now - refused_since >= self._patience:
-                    raise CryptoError(self._refusal(err)) from err
+                    raise CryptoError(self._refusal(err, clock_off)) from err
                 if self._stop.wait(_REJOIN_PAUSE):
                     raise Stopping from err
             else:
@@ -191,15 +194,15 @@ class Link:
                 "opens TLS, it must let this connection pass untouched"
             ) from err
 
-    def _refusal(self, err: Exception) -> str:
+    def _refusal(self, err: Exception, clock_off: float) -> str:
+        if clock_off:
+            return (
+                f"{self._server} did not accept this site's signature: the clock here was "
+                f"{clock_off:+.0f} s off the coordinator's; synchronise it (NTP) and start again"
+            )
         cause = err.__cause__
         if isinstance(cause, httpx.HTTPStatusError):
-            status, ahead = cause.response.status_code, clock_difference(cause.response)
-            if status == 401 and ahead is not None and abs(ahead) > _CLOCK_TOLERANCE:
-                return (
-                    f"{self._server} does not accept this site's signature: the clock here is "
-                    f"{ahead:+.0f} s off the coordinator's; synchronise it (NTP) and start again"
-                )
+            status = cause.response.status_code
             if status not in (401, 412):
                 return (
                     f"{self._server} answers HTTP {status} to a Flower request, so it is not the "
@@ -289,6 +292,16 @@ class Heartbeat:
             else:
                 self._last = time.monotonic()
                 self._on_heard()
+
+
+def _clock_off(err: Exception) -> float:
+    """Seconds by which the clock here is ahead, where that is why a signature was refused; else
+    0."""
+    cause = err.__cause__
+    if not isinstance(cause, httpx.HTTPStatusError) or cause.response.status_code != 401:
+        return 0.0
+    ahead = clock_difference(cause.response)
+    return 0.0 if ahead is None or abs(ahead) <= _CLOCK_TOLERANCE else ahead
 
 
 def _raise_if_final(err: httpx.HTTPStatusError) -> None:

@@ -18,8 +18,6 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_object import (
-    get_all_nested_objects,
-    get_object_tree,
     iterate_object_tree,
     no_object_id_recompute,
 )
@@ -28,11 +26,12 @@ from flwr.supercore.inflatable.inflatable_utils import (
     ObjectPushError,
     inflate_object_from_contents,
     pull_objects,
-    push_objects,
+    push_object_contents_from_iterable,
 )
 
 from fdfed.errors import FdfedError, InvalidInput, WireError
-from fdfed.wire import check_expansion
+from fdfed.storage import storage_failure
+from fdfed.wire import check_expansion, unbundled
 from fdfed_client.egress import Cleared, EgressGate, PolicyRefusal, public_reason
 from fdfed_client.flower.environment import prepare_process
 from fdfed_client.flower.fleet import Fleet, MessageTooLarge
@@ -227,8 +226,8 @@ class _Node:
         began, self._reply_waits = time.monotonic(), False
         try:
             cleared = self._cleared(self._fetch_and_answer(envelope, tree), envelope)
-            self._send(cleared, time.monotonic() - began)
-            self._confirm(envelope)
+            if not self._send(cleared, time.monotonic() - began):
+                self._confirm(envelope)
         except (RequestRefused, ObjectPullError, ObjectPushError) as err:
             # The run has ended meanwhile, or the coordinator sends the round anew.
             self._tell(f"a {envelope.metadata.message_type} message came to nothing: {err}")
@@ -299,8 +298,12 @@ class _Node:
             _log.warning("%s: %s", type(err).__name__, err)
             return _error_reply(message, err)
         except Exception as err:
-            _log.exception("the app failed on a %s message", metadata.message_type)
-            return _error_reply(message, err)
+            failure = storage_failure(err)
+            if failure is None:
+                _log.exception("the app failed on a %s message", metadata.message_type)
+            else:
+                _log.error("%s", failure)
+            return _error_reply(message, failure or err)
         return reply
 
     def _context_of(self, run_id: int) -> Context:
@@ -316,19 +319,20 @@ class _Node:
             )
         return self._context
 
-    def _send(self, cleared: Cleared, seconds: float) -> None:
+    def _send(self, cleared: Cleared, seconds: float) -> bool:
+        """Whether the reply went in one request; the message it answers is confirmed by that."""
         reply = cleared.message
         # The id is the hash of the finished reply. `Metadata.message_id` has no setter: Flower's
         # own node writes it in this way, just before the reply leaves.
-        reply.metadata.__dict__["_message_id"] = reply.object_id
-        for attempt in range(1, _UPLOADS + 1):
-            try:
-                self._upload(cleared, seconds)
-            except ObjectPushError:
-                if attempt == _UPLOADS:
-                    raise
-            else:
-                return
+        with no_object_id_recompute():
+            reply.metadata.__dict__["_message_id"] = reply.object_id
+            for attempt in range(1, _UPLOADS + 1):
+                try:
+                    return self._upload(cleared, seconds)
+                except ObjectPushError:
+                    if attempt == _UPLOADS:
+                        raise
+        raise AssertionError("an upload neither ended nor failed")  # pragma: no cover
 
     def _confirm(self, asked: Message) -> None:
         """Lets the SuperLink forget the message: only now, so that an agent that is killed while it
@@ -340,20 +344,17 @@ class _Node:
                 self._fleet.confirm, self._node_id, metadata.run_id, metadata.message_id
             )
 
-    def _upload(self, cleared: Cleared, seconds: float) -> None:
+    def _upload(self, cleared: Cleared, seconds: float) -> bool:
         reply = cleared.message
         attempt, node_id, run_id = self._link.attempt, self._node_id, reply.metadata.run_id
-        with no_object_id_recompute():
-            tree = get_object_tree(reply)
-            objects = get_all_nested_objects(reply)
-            wanted, session = attempt(self._fleet.push, node_id, cleared, tree, seconds)
-            push_objects(
-                objects,
-                lambda object_id, content: attempt(
-                    self._fleet.push_object, node_id, run_id, session, object_id, content
-                ),
-                object_ids_to_push=wanted,
-            )
+        objects, session = attempt(self._fleet.push, node_id, cleared, seconds)
+        push_object_contents_from_iterable(
+            ((key, part.deflate()) for key, part in objects.items()),
+            lambda object_id, content: attempt(
+                self._fleet.push_object, node_id, run_id, session, object_id, content
+            ),
+        )
+        return not objects
 
 
 def _error_reply(message: Message, err: Exception) -> Message:
@@ -364,6 +365,7 @@ def _error_reply(message: Message, err: Exception) -> Message:
 
 def _rebuilt(envelope: Message, contents: dict[str, bytes], *, limit: int) -> Message:
     metadata = envelope.metadata
+    contents = unbundled(contents)
     check_expansion(contents, limit=limit)
     try:
         message = inflate_object_from_contents(metadata.message_id, contents)

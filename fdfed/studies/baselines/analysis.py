@@ -40,6 +40,9 @@ class Row:
     gain: float | None = None
     """Mean over sites of Dice less the better of `local` and `pooled`, on the seeds that all three
     have."""
+    recovered: float | None = None
+    """How far the mean over sites is on the way from `local` (0) to `pooled` (1), on the same
+    seeds; None where pooled training is not better, so that there is no way."""
     bytes: float | None = None
     """Up and down, all sites and rounds, mean over seeds; None of pooled training, where images
     travel instead."""
@@ -208,6 +211,7 @@ def _row(comparison: Comparison, done: Done, group: str, method: str) -> Row:
         mean_dice=_mean(dice.values()),
         worst_site=min(dice.values(), default=None),
         gain=_gain(done, group, method),
+        recovered=_recovered(done, group, method),
         bytes=None
         if row.plan.get("strategy") == "pooled"
         else _mean(float(sum(result.bytes.values())) for result in results),
@@ -218,13 +222,23 @@ def _row(comparison: Comparison, done: Done, group: str, method: str) -> Row:
 
 
 def _gain(done: Done, group: str, method: str) -> float | None:
-    rivals = [done.get((group, name), {}) for name in ("local", "pooled")]
-    seeds = set.intersection({*done[group, method]}, *({*rival} for rival in rivals))
-    if not seeds:
-        return None
-    own = site_means(done[group, method], seeds)
-    others = [site_means(rival, seeds) for rival in rivals]
+    own, *others = _beside_rivals(done, group, method)
     return _mean(own[site] - max(other[site] for other in others) for site in own)
+
+
+def _recovered(done: Done, group: str, method: str) -> float | None:
+    own, local, pooled = (_mean(s.values()) for s in _beside_rivals(done, group, method))
+    if own is None or local is None or pooled is None or pooled <= local:
+        return None
+    return (own - local) / (pooled - local)
+
+
+def _beside_rivals(done: Done, group: str, method: str) -> list[dict[str, float]]:
+    """Each site's score under the method, `local` and `pooled`, on the seeds that all three have;
+    without sites where there is none."""
+    trials = [done.get((group, name), {}) for name in (method, "local", "pooled")]
+    seeds = set.intersection(*({*entry} for entry in trials))
+    return [site_means(entry, seeds) for entry in trials]
 
 
 def _hypotheses(

@@ -15,7 +15,7 @@ from fdfed.studies.trainers import TRAINER_NAMES
 from fdfed.studies.trials import SHAM
 
 BASE: Final = "base"
-CANDIDATES: Final = 3
+CANDIDATES: Final = 2
 """Beside `base`: every method that is tuned is tried in as many configurations."""
 
 Role = Literal["ours", "without", "baseline", "reference"]

@@ -152,7 +152,7 @@ def _csv_row(row: Row, comparison: Comparison) -> dict[str, Any]:
         key: getattr(row, key)
         for key in (
             "group", "method", "role", "primary", "seeds", "asked", "mean_dice", "worst_site",
-            "gain", "bytes", "seconds", "epsilon", "diverged", "unscored",
+            "gain", "recovered", "bytes", "seconds", "epsilon", "diverged", "unscored",
         )
     }  # fmt: skip
     sites = [site for group in comparison.groups.values() for site in group.sites]
@@ -210,12 +210,13 @@ def _p(value: float | None, complete: bool) -> str:
 def _rows_table(rows: Sequence[Row]) -> str:
     sites = list(dict.fromkeys(site for row in rows for site in row.dice))
     heads = ["method", "seeds", *(f"Dice / IoU {site}" for site in sites), "worst site"]
-    heads += ["gain over max(local, pooled)", "MB", "s", "ε"]
+    heads += ["gain over max(local, pooled)", "recovered", "MB", "s", "ε"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row in rows:
         cells = [row.method, f"{row.seeds} of {row.asked}"]
         cells += [f"{percent(row.dice.get(s))} / {percent(row.iou.get(s))}" for s in sites]
         cells += [percent(row.worst_site), percent(row.gain, sign="+")]
+        cells.append("–" if row.recovered is None else f"{row.recovered:.2f}")
         cells.append("–" if row.bytes is None else f"{row.bytes / _MEGABYTE:.0f}")
         cells.append("–" if row.seconds is None else f"{row.seconds:.0f}")
         cells.append("none" if row.seeds else "–")

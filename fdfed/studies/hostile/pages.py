@@ -49,12 +49,9 @@ def hostile_table(results: Sequence[HostileResult]) -> str:
         cells = [_cell([r for r in results if (r.hostility, r.defence) == (name, defence)])
                  for defence in DEFENCES]  # fmt: skip
         lines.append(f"| {hostility.words} | " + " | ".join(cells) + " |")
-    seconds = math.fsum(result.seconds for result in results)
-    lines += [
-        "",
-        f"{len(results)} trials, up to {SEEDS} seeds each, {seconds / 60:.0f} minutes.",
-        "",
-    ]
+    seeds = len({result.seed for result in results})
+    count = f"one seed of {SEEDS}" if seeds == 1 else f"{seeds} seeds"
+    lines += ["", f"{len(results)} trials, {count}.", ""]
     return "\n".join(lines)
 
 

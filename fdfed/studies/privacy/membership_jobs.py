@@ -9,7 +9,8 @@ from typing import Final
 import numpy as np
 import torch
 
-from fdfed.evaluation.metrics import aggregate, image_scores
+from fdfed.evaluation.aggregates import aggregate
+from fdfed.evaluation.metrics import image_scores
 from fdfed.networks import SegmentationNetwork
 from fdfed.privacy.accounting import Release, derived_delta, epsilon_of
 from fdfed.studies.privacy.dp_release import NOISE_MULTIPLIER, DpRelease

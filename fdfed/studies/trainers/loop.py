@@ -17,7 +17,8 @@ from torch import Tensor
 from fdfed.config import RunPlan
 from fdfed.data import SiteData
 from fdfed.errors import InvalidInput
-from fdfed.evaluation.metrics import aggregate, image_scores
+from fdfed.evaluation.aggregates import aggregate
+from fdfed.evaluation.metrics import image_scores
 from fdfed.evaluation.results import RoundRecord, SiteRound, Traffic
 from fdfed.evaluation.whole_image import whole_image_logits
 from fdfed.losses import AuxiliaryLoss
@@ -62,7 +63,8 @@ class Trainer:
         parameters: the method's own.
 
     Raises:
-        InvalidInput: for a parameter that the method does not have, or a plan with another loss.
+        InvalidInput: for a parameter that the method does not have, or a plan with another loss or
+            with rounded updates.
     """
 
     defaults: ClassVar[Mapping[str, float]] = {}
@@ -83,6 +85,11 @@ class Trainer:
                 f"{type(self).__name__} got the parameters {', '.join(foreign) or 'it has'} and a "
                 f"plan with strategy = {plan.strategy}, loss = {plan.effective_loss}; it needs "
                 f"fedavg and seg, and takes {', '.join(self.defaults) or 'no parameters'}"
+            )
+        if plan.update_precision != "full":
+            raise InvalidInput(
+                f"{type(self).__name__} sends no updates, and the plan has update_precision = "
+                f"{plan.update_precision}; leave that out"
             )
         self.plan = plan
         self.sites = dict(sites)

@@ -4,22 +4,30 @@
 `site_nodes` says which nodes are whose. The rest is for grids that live in one process.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fdfed import lazy
+
 # First: it checks the installed release, before the others import names that may have moved.
 from fdfed_server.flower._release import FLOWER_VERSION
-from fdfed_server.flower.calls import register_sites
-from fdfed_server.flower.environment import prepare_process
-from fdfed_server.flower.grid import RunGrid, site_nodes
-from fdfed_server.flower.messages import (
-    NodeInfo,
-    Run,
-    empty_run,
-    node_info,
-    roundtrip,
-    set_task_identity,
-    stamp,
-)
-from fdfed_server.flower.run import ServerSession, open_run, run_server_app
-from fdfed_server.flower.superlink import SuperLink
+
+if TYPE_CHECKING:
+    from fdfed_server.flower.calls import register_sites
+    from fdfed_server.flower.environment import prepare_process
+    from fdfed_server.flower.grid import RunGrid, site_nodes
+    from fdfed_server.flower.messages import (
+        NodeInfo,
+        Run,
+        empty_run,
+        node_info,
+        roundtrip,
+        set_task_identity,
+        stamp,
+    )
+    from fdfed_server.flower.run import ServerSession, open_run, run_server_app
+    from fdfed_server.flower.superlink import SuperLink
 
 __all__ = [
     "FLOWER_VERSION",
@@ -39,3 +47,23 @@ __all__ = [
     "site_nodes",
     "stamp",
 ]
+
+__getattr__ = lazy.exports(
+    __name__,
+    {
+        "calls": ("register_sites",),
+        "environment": ("prepare_process",),
+        "grid": ("RunGrid", "site_nodes"),
+        "messages": (
+            "NodeInfo",
+            "Run",
+            "empty_run",
+            "node_info",
+            "roundtrip",
+            "set_task_identity",
+            "stamp",
+        ),
+        "run": ("ServerSession", "open_run", "run_server_app"),
+        "superlink": ("SuperLink",),
+    },
+)

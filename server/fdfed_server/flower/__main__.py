@@ -11,10 +11,11 @@ import contextlib
 import logging
 import os
 import socket
+import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Final
@@ -31,18 +32,26 @@ from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig, load_control_authn_plugin
 from flwr.superlink.main import create_app
 from flwr.superlink.routers.control.middlewares import (
+    ControlAuthenticationMiddleware,
     ControlEventLogMiddleware,
     ControlLicenseMiddleware,
+    ControlSensitiveResponseMiddleware,
 )
 from flwr.superlink.routers.fleet.middlewares import FleetEventLogMiddleware
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fdfed_server.enrolment_desk import EnrolmentDesk
 from fdfed_server.flower.deliveries import Deliveries
 from fdfed_server.flower.holding import Holding
 from fdfed_server.flower.orders import SuperLinkOrders
+from fdfed_server.flower.parcels import Parcels
 from fdfed_server.flower.surface import ControlSurface, PublicSurface
 
 DATABASE: Final = "superlink.db"
+_PAGE_BYTES: Final = 32 * 1024
+"""SQLite's usual 4 KiB make an object of 5 MiB 1,280 pages, more than its log may have before all
+of it is copied into the file and synchronised: within the very transaction, nine times as long."""
 _LOG_BYTES: Final = 5 * 2**20
 _LOG_FILES: Final = 5
 _IDLE: Final[tuple[object, ...]] = (
@@ -54,6 +63,24 @@ _IDLE: Final[tuple[object, ...]] = (
 """Of Flower's layers around every request, those that only pass it on when no plug-in and no
 tracing is set up, as here. Each costs as much as a look into the database, and a round is a hundred
 requests."""
+_OF_CONTROL: Final[tuple[object, ...]] = (
+    ControlSensitiveResponseMiddleware,
+    ControlAuthenticationMiddleware,
+)
+"""Of Flower's layers, those that only pass on what is not for the control API, by its path."""
+_CONTROL: Final = "/v1/control/"
+
+
+class _ForControl:
+    """A layer of the control API, which no other request goes through."""
+
+    def __init__(self, app: ASGIApp, layer: Callable[[ASGIApp], ASGIApp]) -> None:
+        self._app = app
+        self._layered = layer(app)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_control = scope["type"] == "http" and scope["path"].startswith(_CONTROL)
+        await (self._layered if is_control else self._app)(scope, receive, send)
 
 
 def main(argument: str) -> None:
@@ -78,7 +105,7 @@ def _configuration(orders: SuperLinkOrders, secret: bytes) -> SuperLinkLifespanC
         ssl_ca_certfile=str(orders.ca),
         ssl_certfile=str(orders.certificate),
         ssl_keyfile=str(orders.key),
-        database=str(orders.state / DATABASE),
+        database=str(_with_large_pages(orders.state / DATABASE)),
         authn_plugin=load_control_authn_plugin(),
         # Without meaning here: the ports are opened below, and no gRPC API is started.
         host="127.0.0.1",
@@ -95,6 +122,16 @@ def _configuration(orders: SuperLinkOrders, secret: bytes) -> SuperLinkLifespanC
     )
 
 
+def _with_large_pages(database: Path) -> Path:
+    """A new database gets pages made for large objects; one that is there stays as it is."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+        if connection.execute("PRAGMA page_count").fetchone()[0] == 0:
+            # Writes the first page, which says the size to those who open it from now on.
+            connection.execute("VACUUM")
+    return database
+
+
 class _SecondServer(uvicorn.Server):
     """A server beside another one in one event loop, which already handles the signals."""
 
@@ -106,10 +143,16 @@ class _SecondServer(uvicorn.Server):
 async def _serve(orders: SuperLinkOrders) -> None:
     secret = orders.secret.read_bytes()
     flower = create_app(_configuration(orders, secret), SuperLinkLifespan)
-    flower.user_middleware = [m for m in flower.user_middleware if m.cls not in _IDLE]
+    flower.user_middleware = [
+        Middleware(_ForControl, layer=m.cls) if m.cls in _OF_CONTROL else m
+        for m in flower.user_middleware
+        if m.cls not in _IDLE
+    ]
+    deliveries = Deliveries(orders.state / DATABASE)
     app = Holding(
         flower,
-        deliveries=Deliveries(orders.state / DATABASE),
+        deliveries=deliveries,
+        parcels=Parcels(flower.state.linkstate_factory.state, deliveries),
     )
     desk = EnrolmentDesk(invited=orders.invited, requests=orders.requests, answers=orders.answers)
     tls = {"ssl_certfile": orders.certificate, "ssl_keyfile": orders.key}

@@ -9,12 +9,14 @@ a reply counts from when it is whole.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
@@ -40,11 +42,27 @@ _UNANSWERED: Final = """
     WHERE ins.dst_node_id = :node AND ins.delivered_at != ''
       AND ins.run_id = (SELECT run_id FROM message_ins ORDER BY created_at DESC LIMIT 1)
 """
+_SIZES: Final = """
+    SELECT object_id, length(content) AS size FROM objects
+    WHERE is_available = 1 AND object_id IN (SELECT value FROM json_each(?))
+    ORDER BY size
+"""
+_CONTENTS: Final = """
+    SELECT object_id, content FROM objects
+    WHERE is_available = 1 AND object_id IN (SELECT value FROM json_each(?))
+"""
 _REPLY: Final = """
     SELECT res.message_id, node.online_until
     FROM message_res AS res
     LEFT JOIN node ON node.node_id = res.src_node_id
     WHERE res.reply_to_message_id = :message AND res.delivered_at = ''
+"""
+_ANY_REPLY: Final = """
+    SELECT 1 FROM message_res
+    WHERE delivered_at = '' AND reply_to_message_id IN (SELECT value FROM json_each(?)) LIMIT 1
+"""
+_ANSWER: Final = """
+    SELECT 1 FROM message_res WHERE message_id = ? AND reply_to_message_id = ?
 """
 
 
@@ -60,6 +78,7 @@ class Deliveries:
         self._database = database
         self._clock = clock
         self._lock = threading.Lock()
+        self._open: sqlite3.Connection | None = None
         self._returns: Counter[str] = Counter()
 
     def take_back(self, node_id: int) -> bool:
@@ -70,7 +89,7 @@ class Deliveries:
         time, so that by asking it says that it holds nothing.
         """
         lost: list[str] = []
-        with self._lock, self._transaction() as database:
+        with self._transaction() as database:
             for message, reply in database.execute(_UNANSWERED, {"node": _signed(node_id)}):
                 if self._returns[message] >= MAX_RETURNS:
                     continue
@@ -88,6 +107,12 @@ class Deliveries:
             if not lost and len(self._returns) > 1000:
                 self._returns.clear()
         return bool(lost)
+
+    def any_reply(self, message_ids: Iterable[str]) -> bool:
+        """Whether there is a reply, whole or not, to one of these messages."""
+        with self._transaction() as database:
+            asked = (json.dumps(list(message_ids)),)
+            return database.execute(_ANY_REPLY, asked).fetchone() is not None
 
     def uploading(self, message_ids: Iterable[str]) -> bool:
         """Whether a reply to one of these messages is announced, but not all there yet.
@@ -107,14 +132,43 @@ class Deliveries:
                     found = True
         return found
 
+    def contents(self, object_ids: Iterable[str], room: int) -> dict[str, bytes]:
+        """Those of the objects that are there, smallest first, while they fit into `room` bytes."""
+        with self._transaction() as database:
+            sizes = database.execute(_SIZES, (json.dumps(list(object_ids)),)).fetchall()
+            ends = accumulate(size for _, size in sizes)
+            fit = [key for (key, _), end in zip(sizes, ends, strict=True) if end <= room]
+            return dict(database.execute(_CONTENTS, (json.dumps(fit),)).fetchall())
+
+    def is_answer(self, message_id: str, asked: str) -> bool:
+        """Whether the first message is kept as the reply to the second."""
+        with self._transaction() as database:
+            return database.execute(_ANSWER, (message_id, asked)).fetchone() is not None
+
+    def close(self) -> None:
+        """Closes the database; the next look opens it again."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        database = sqlite3.connect(self._database, timeout=_BUSY_SECONDS)
-        try:
-            with database:
-                yield database
-        finally:
-            database.close()
+        with self._lock:
+            if self._open is None:
+                self._open = sqlite3.connect(
+                    self._database, timeout=_BUSY_SECONDS, check_same_thread=False
+                )
+            try:
+                with self._open:
+                    yield self._open
+            except sqlite3.Error:
+                # Whatever it was, the next look begins anew.
+                self._close()
+                raise
 
 
 def _is_incomplete(database: sqlite3.Connection, message: str) -> bool:

@@ -3,33 +3,51 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Self
 
 from flwr.app import Error, Message, RecordDict
-from flwr.app.message import make_message
-from flwr.common.serde import message_from_proto
+from flwr.app.message import make_message, remove_content_from_message
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
 from flwr.proto.message_pb2 import Message as ProtoMessage
-from flwr.proto.node_pb2 import NodeInfo
-from flwr.proto.runtime_pb2 import PullAppMessagesRequest
+from flwr.proto.node_pb2 import Node, NodeInfo
+from flwr.proto.runtime_pb2 import (
+    GetNodesRequest,
+    PullAppMessagesRequest,
+    PullAppMessagesResponse,
+    PushAppMessagesRequest,
+    PushAppMessagesResponse,
+)
 from flwr.serverapp import Grid
-from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
-from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_protobuf_utils import (
+    make_pull_object_fn_protobuf,
+    make_push_object_fn_protobuf,
+)
 from flwr.supercore.inflatable.inflatable_utils import (
     ObjectPullError,
     ObjectPushError,
     pull_objects,
+    push_object_contents_from_iterable,
 )
 from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor
+from flwr.supercore.run import Run
 from flwr.supercore.runtime import RuntimeHttpClient
-from flwr.superlink.grid import HttpGrid
 
 from fdfed.errors import ConnectionFailed
 from fdfed.health import Pulse
-from fdfed_server.flower.calls import connect, flower_key, patient_retry, translated
+from fdfed.wire import Deflatable, Parcel, bundled, fill
+from fdfed_server.flower.calls import connect, flower_key, translated
+from fdfed_server.flower.messages import stamp
 from fdfed_server.flower.pieces import Pieces
 from fdfed_server.flower.superlink import SuperLink
 
@@ -51,13 +69,41 @@ busy machine may keep it from its database for longer than the database waits.""
 _ONLINE: Final = "online"
 
 
-class RunGrid(HttpGrid):
-    """Flower's `HttpGrid` for one run, with four departures.
+class ParcelClient(RuntimeHttpClient):
+    """Flower's client, and the two calls that take a message's objects along."""
 
-    It shows the control token. On a 401 it raises, where Flower sends SIGINT to its own process.
-    An object that is not there yet is asked for again after 20 ms, not 1 s. And a reply that cannot
-    be fetched or rebuilt becomes an error reply *of its node*, so that one broken or hostile site
-    cannot end the run for all.
+    def push_parcel(
+        self, request: PushAppMessagesRequest, objects: Mapping[str, bytes]
+    ) -> PushAppMessagesResponse:
+        """Flower's `PushMessages`, with objects of the messages."""
+        return self._unary_unary(
+            path="/v1/runtime/push-parcel",
+            rpc_method="PushParcel",
+            request=Parcel(request.SerializeToString(), objects),
+            response_type=PushAppMessagesResponse,
+        )
+
+    def pull_parcel(
+        self, request: PullAppMessagesRequest
+    ) -> tuple[PullAppMessagesResponse, dict[str, bytes]]:
+        """Flower's `PullMessages`, and of the objects of the replies those that fit."""
+        parcel = self._unary_unary(
+            path="/v1/runtime/pull-parcel",
+            rpc_method="PullParcel",
+            request=request,
+            response_type=Parcel,
+        )
+        return parcel.read(PullAppMessagesResponse), parcel.objects
+
+
+class RunGrid(Grid):
+    """One run's way to its nodes, in place of Flower's `HttpGrid`, with five departures.
+
+    Messages take their objects along (`fdfed.wire.Parcel`). It shows the control token. On a 401 it
+    raises, where Flower sends SIGINT to its own process. An object that is not there yet is asked
+    for again after 20 ms, not 1 s. And a reply that cannot be fetched or rebuilt becomes an error
+    reply *of its node*, so that one broken or hostile site cannot end the run for all. (Flower's
+    own is no base of it: its package loads the SuperLink's database, which lives elsewhere.)
 
     Args:
         node_keys: site name → OpenSSH public key, from the roster.
@@ -73,9 +119,11 @@ class RunGrid(HttpGrid):
         pulse: Pulse | None = None,
     ) -> None:
         self._pulse = pulse or Pulse()
-        super().__init__(superlink.control_address, False, superlink.root_certificates, token=token)
         self._superlink = superlink
-        self._retry_invoker = patient_retry()
+        self._token = token
+        self._node = Node(node_id=SUPERLINK_NODE_ID)
+        self._run: Run | None = None
+        self._client: ParcelClient | None = None
         self.set_sites(node_keys)
 
     def set_sites(self, node_keys: Mapping[str, str]) -> None:
@@ -89,18 +137,49 @@ class RunGrid(HttpGrid):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _connect(self) -> None:
-        self._client = connect(
-            RuntimeHttpClient,
-            self._superlink,
-            RuntimeTokenHttpInterceptor(token=self._token),
-            component="flwr-serverapp",
-        )
+    def close(self) -> None:
+        """Closes the connection, if there is one."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def set_run(self, run: Run) -> None:
+        """Says which run this is, once it is known."""
+        self._run = run
 
     @property
-    def runtime(self) -> RuntimeHttpClient:
+    def run(self) -> Run:
+        """The run."""
+        if self._run is None:
+            raise RuntimeError("the grid was used before its run was known")
+        return self._run
+
+    @property
+    def runtime(self) -> ParcelClient:
         """The client of the Runtime API, with this run's token."""
-        return self._runtime_client
+        if self._client is None:
+            self._client = connect(
+                ParcelClient,
+                self._superlink,
+                RuntimeTokenHttpInterceptor(token=self._token),
+                component="flwr-serverapp",
+            )
+        return self._client
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """`Message(...)`; Flower keeps this for apps of before it could be called."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> list[int]:
+        """The nodes that are online."""
+        return [node.node_id for node in self.get_nodes()]
 
     def nodes_by_site(self) -> dict[str, int]:
         """Site name → node id, for the sites of the roster that are online."""
@@ -115,7 +194,7 @@ class RunGrid(HttpGrid):
         """All nodes that are online, as the SuperLink knows them."""
         self._pulse.beat()
         with translated("asking who is online"):
-            return list(super().get_nodes())
+            return list(self.runtime.GetNodes(GetNodesRequest()).nodes)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Sends `messages`; the message ids, in order.
@@ -124,12 +203,14 @@ class RunGrid(HttpGrid):
             ConnectionFailed: if the SuperLink cannot store them, also when asked again.
         """
         sent, attempt = list(messages), 0
+        if not sent:
+            return []
         while True:
             attempt += 1
             try:
-                with translated("sending messages"):
+                with translated("sending messages"), no_object_id_recompute():
                     # A message that it has already keeps its id; only what is missing goes again.
-                    return list(super().push_messages(sent))
+                    return self._push(sent)
             except ObjectPushError as err:
                 if attempt == _UPLOADS:
                     raise ConnectionFailed(
@@ -139,21 +220,69 @@ class RunGrid(HttpGrid):
                 _log.warning("the SuperLink did not store a message; sending it again")
                 time.sleep(_UPLOAD_PAUSE)
 
+    def _push(self, messages: Iterable[Message]) -> list[str]:
+        objects: dict[str, Deflatable] = {}
+        request = PushAppMessagesRequest()
+        for message in messages:
+            root = stamp(message)
+            parts = bundled(get_all_nested_objects(message), root)
+            children = [ObjectTree(object_id=key) for key in parts if key != root]
+            request.messages_list.append(message_to_proto(remove_content_from_message(message)))
+            request.message_object_trees.append(ObjectTree(object_id=root, children=children))
+            objects |= parts
+        fit = fill((object_id, part.deflate()) for object_id, part in objects.items())
+        sent = self.runtime.push_parcel(request, fit)
+        if sent.objects_to_push:
+            push_object_contents_from_iterable(
+                ((key, objects[key].deflate()) for key in sent.objects_to_push),
+                make_push_object_fn_protobuf(
+                    self.runtime.PushObject,
+                    node=self._node,
+                    run_id=self.run.run_id,
+                    session_id=sent.session_id,
+                ),
+            )
+        return list(sent.message_ids)
+
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """The replies that have arrived to the messages `message_ids`, each handed out once."""
         self._pulse.beat()
         with translated("fetching replies"):
-            found = self.runtime.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
+            request = PullAppMessagesRequest(message_ids=message_ids)
+            found, brought = self.runtime.pull_parcel(request)
             pairs = zip(found.messages_list, found.message_object_trees, strict=True)
-            return [self._fetch(envelope, tree) for envelope, tree in pairs]
+            return [self._fetch(envelope, tree, brought) for envelope, tree in pairs]
 
-    def _fetch(self, envelope: ProtoMessage, tree: ObjectTree) -> Message:
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> list[Message]:
+        """Sends `messages`; the replies that have come within `timeout` seconds, or all."""
+        waited_for = self.push_messages(messages)
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        found: list[Message] = []
+        while waited_for and time.monotonic() < until:
+            found += self.pull_messages(waited_for)
+            answered = {reply.metadata.reply_to_message_id for reply in found}
+            waited_for = [message_id for message_id in waited_for if message_id not in answered]
+        return found
+
+    def _fetch(
+        self, envelope: ProtoMessage, tree: ObjectTree, brought: dict[str, bytes]
+    ) -> Message:
+        """The reply, of what came with it and, for the rest, object by object."""
         run_id, message_id = self.run.run_id, envelope.metadata.message_id
-        pull = make_pull_object_fn_protobuf(self.runtime.PullObject, self.node, run_id)
+        ask = make_pull_object_fn_protobuf(self.runtime.PullObject, self._node, run_id)
+        wanted = [node.object_id for node in iterate_object_tree(tree)]
+        came_whole = brought.keys() >= set(wanted)
+
+        def pull(object_id: str) -> bytes:
+            content = brought.get(object_id)
+            return ask(object_id) if content is None else content
+
         pieces = Pieces(limited(pull, MAX_REPLY_BYTES), folder=self._superlink.state)
         try:
             contents = pull_objects(
-                [node.object_id for node in iterate_object_tree(tree)],
+                wanted,
                 pieces.pull,
                 max_time=_OBJECT_PATIENCE,
                 initial_backoff=_OBJECT_PAUSES[0],
@@ -161,11 +290,12 @@ class RunGrid(HttpGrid):
             )
         except ObjectPullError as err:
             return _unavailable(envelope, err)
-        self.runtime.ConfirmMessageReceived(
-            ConfirmMessageReceivedRequest(
-                node=self.node, run_id=run_id, message_object_id=message_id
+        if not came_whole:
+            self.runtime.ConfirmMessageReceived(
+                ConfirmMessageReceivedRequest(
+                    node=self._node, run_id=run_id, message_object_id=message_id
+                )
             )
-        )
         try:
             return _rebuilt(envelope, contents, pieces)
         # Whatever a stranger's bytes make Flower's decoder raise, it concerns this reply alone.

@@ -18,7 +18,7 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 
 from fdfed import strict_json
 from fdfed.errors import WireError
-from fdfed.wire import Extent, Spool, SpooledBytes, check_expansion, chunks_of
+from fdfed.wire import Extent, Spool, SpooledBytes, check_expansion, chunks_of, unbundled
 
 _CHUNK: Final = b"ArrayChunk "
 _ARRAY: Final = b"Array "
@@ -65,7 +65,7 @@ class Pieces:
             TypeError: if it is no message.
             WireError: if its arrays would hold more, or one is not what it says.
         """
-        kept = {key: content for key, content in contents.items() if key not in self._extents}
+        kept = unbundled({k: v for k, v in contents.items() if k not in self._extents})
         contents.clear()
         lengths = {key: extent.length for key, extent in self._extents.items()}
         check_expansion(kept, limit=limit, elsewhere=lengths)

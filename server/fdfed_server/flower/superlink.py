@@ -48,7 +48,7 @@ class SuperLink:
 
     It is started again when it dies, on the same database and the same ports, and a run goes on:
     the coordinator's calls and the sites' agents wait and try again meanwhile. Use as a context
-    manager, or call `start` and `stop`.
+    manager, or call `start` (or its two halves) and `stop`.
 
     Args:
         config: ports, certificate files and state folder; its paths must be complete.
@@ -95,12 +95,16 @@ class SuperLink:
             return "does not answer"
 
     def start(self) -> None:
-        """Starts the child; returns once it answers over TLS.
+        """`begin`, and `await_answer`."""
+        self.begin()
+        self.await_answer()
+
+    def begin(self) -> None:
+        """Starts the child, which is not up yet when this returns.
 
         Raises:
             InvalidInput: if a port is taken or may not be opened.
             CryptoError: if a certificate file is missing or cannot be used.
-            ConnectionFailed: if the child does not come up.
         """
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.state.chmod(0o700)
@@ -114,7 +118,27 @@ class SuperLink:
             ]
             self._thread = threading.Thread(target=self._supervise, name="superlink", daemon=True)
             self._thread.start()
-            self._await_answer()
+        except BaseException:
+            self.stop()
+            raise
+
+    def await_answer(self) -> None:
+        """Returns once the child answers over TLS.
+
+        Raises:
+            ConnectionFailed: if it does not come up; it is stopped.
+        """
+        deadline = time.monotonic() + self._start_timeout
+        try:
+            with self._loopback() as client:
+                while not self._answered:
+                    with suppress(httpx.TransportError):
+                        self._answered = client.get(HEALTH_PATH).is_success
+                    if not self._answered and (
+                        time.monotonic() > deadline or self.restarts >= _DEATHS_AT_START
+                    ):
+                        raise ConnectionFailed(self._why_it_did_not_start())
+                    time.sleep(0 if self._answered else 0.05)
         except BaseException:
             self.stop()
             raise
@@ -206,18 +230,6 @@ class SuperLink:
     def _last_words(self) -> Path:
         """What the child printed before its log was open, or as it crashed."""
         return self.state / "superlink.stderr"
-
-    def _await_answer(self) -> None:
-        deadline = time.monotonic() + self._start_timeout
-        with self._loopback() as client:
-            while not self._answered:
-                with suppress(httpx.TransportError):
-                    self._answered = client.get(HEALTH_PATH).is_success
-                if not self._answered and (
-                    time.monotonic() > deadline or self.restarts >= _DEATHS_AT_START
-                ):
-                    raise ConnectionFailed(self._why_it_did_not_start())
-                time.sleep(0 if self._answered else 0.05)
 
     def _loopback(self) -> httpx.Client:
         """A client of the control port; not through a proxy that the environment may name."""

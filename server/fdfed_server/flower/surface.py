@@ -28,8 +28,8 @@ PUBLIC_PATHS: Final = frozenset(
             "activate-node",
             "deactivate-node",
             "send-node-heartbeat",
-            "pull-messages",
-            "push-messages",
+            "pull-parcel",
+            "push-parcel",
             "pull-object",
             "push-object",
             "confirm-message-received",
@@ -37,11 +37,13 @@ PUBLIC_PATHS: Final = frozenset(
     }
 )
 """A site needs no more. Left out of Flower's fleet calls: registering (the roster decides), and
-fetching run and app bundle (an agent runs only what is installed)."""
+fetching run and app bundle (an agent runs only what is installed). The two of parcels are ours, and
+stand for Flower's two of messages (`holding.py`)."""
 
 MAX_BODY_BYTES: Final = 64 * 2**20
-"""Largest request on the public port. Flower cuts arrays into objects of 5 MiB, so an honest one is
-far smaller; bodies are read into memory before the signature is checked."""
+"""Largest request on the public port. Flower cuts arrays into objects of 5 MiB, and a parcel has at
+most 8 MiB of them, so an honest one is far smaller; bodies are read into memory before the
+signature is checked."""
 
 _MAX_DIGITS: Final = 20
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 import torch
-from common import LocalStep, Model, tell
+from common import tell
+from work import LocalStep, Model
 
 
 def main() -> None:

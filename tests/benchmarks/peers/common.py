@@ -1,6 +1,6 @@
-"""What every system of the comparison has in common: model, images, one step, and a log of events.
+"""What every system of the comparison has in common: sizes, and a log of events.
 
-It imports neither fdfed nor any peer, so that each runs in an environment of its own.
+It imports nothing but Python's own, since whoever starts a system has no need of more.
 """
 
 from __future__ import annotations
@@ -10,82 +10,9 @@ import os
 import time
 from pathlib import Path
 
-import numpy as np
-import torch
-from monai.networks.nets import UNet
-from torch import Tensor, nn
-
 IMAGES = 8
 SIDE = 64
 LEARNING_RATE = 0.01
-
-torch.set_num_threads(1)
-
-
-class Model(nn.Module):
-    """A residual U-Net of 1.6 million parameters; without arguments, as some peers want it."""
-
-    def __init__(self, out_channels: int = 2) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.net = UNet(
-            spatial_dims=2,
-            in_channels=1,
-            out_channels=out_channels,
-            channels=(16, 32, 64, 128, 256),
-            strides=(2, 2, 2, 2),
-            num_res_units=2,
-            norm="batch",
-        )
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.net(image)
-
-
-def images_of(site: int) -> tuple[Tensor, Tensor]:
-    """Discs in noise, a batch of them."""
-    rng = np.random.default_rng(100 + site)
-    rows, columns = np.mgrid[0:SIDE, 0:SIDE]
-    masks = np.stack(
-        [
-            (columns - rng.integers(16, 48)) ** 2 + (rows - rng.integers(16, 48)) ** 2
-            < rng.integers(5, 14) ** 2
-            for _ in range(IMAGES)
-        ]
-    )
-    noisy = masks + rng.normal(0, 0.3 + 0.1 * site, masks.shape)
-    return torch.from_numpy(noisy[:, None].astype("float32")), torch.from_numpy(masks.astype(int))
-
-
-class LocalStep:
-    """One site's part of a round, told to the log: receipt, then one step."""
-
-    def __init__(self, site: int) -> None:
-        self.site = site
-        self.model = Model()
-        self.images, self.masks = images_of(site)
-        self.done = 0
-
-    def __call__(self, state: dict[str, Tensor] | None = None) -> float:
-        tell("received", site=self.site, round=self.done)
-        if state is not None:
-            self.model.load_state_dict(state)
-        began = time.time()
-        loss = step(self.model, self.images, self.masks)
-        tell("stepped", site=self.site, round=self.done, seconds=time.time() - began)
-        self.done += 1
-        return loss
-
-
-def step(model: nn.Module, images: Tensor, masks: Tensor) -> float:
-    """One step of stochastic gradient descent."""
-    model.train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
-    optimizer.zero_grad()
-    loss = nn.functional.cross_entropy(model(images), masks)
-    loss.backward()
-    optimizer.step()
-    return float(loss.detach())
 
 
 def tell(event: str, **details: object) -> None:

@@ -52,6 +52,7 @@ def main() -> None:
         "precision": "fp32",
     }
     config.write_text(tomli_w.dumps({"server": _known(server), "run": run}))
+    tell("prepared")
     environment = os.environ | {"PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}"}
 
     def start(package: str, *arguments: str) -> subprocess.Popen[bytes]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from common import Model
 from torch import Tensor
+from work import Model
 
 from fdfed.networks import Norm, SegmentationNetwork, Tap, Taps
 

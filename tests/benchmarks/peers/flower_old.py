@@ -8,7 +8,8 @@ import sys
 
 import flwr
 import torch
-from common import IMAGES, LocalStep, Model, tell
+from common import IMAGES, tell
+from work import LocalStep, Model
 
 ADDRESS = "127.0.0.1:18690"
 

@@ -7,7 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-from common import Model, tell
+from common import tell
+from work import Model
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ sys.path.insert(0, os.environ.get("PEERS_FOLDER", str(Path(__file__).parent)))
 
 import nvflare.client as flare
 import torch
-from common import LocalStep
+from work import LocalStep
 
 
 def main() -> None:

@@ -66,6 +66,8 @@ def _write_plan(folder: Path, sites: int, rounds: int) -> None:
         shutil.copy(HERE / "openfl_workspace" / name, folder / "src" / name)
     (folder / "src" / "cnn_model.py").unlink(missing_ok=True)
     train = {"function": "train_task", "kwargs": {"epochs": 1, "metrics": ["loss"]}}
+    # It keeps no state of a round that has no best score; the site's answer is a constant.
+    score = {"function": "validate_task", "kwargs": {"apply": "global", "metrics": ["accuracy"]}}
     plan = {
         "aggregator": {
             "defaults": "plan/defaults/aggregator.yaml",
@@ -81,7 +83,9 @@ def _write_plan(folder: Path, sites: int, rounds: int) -> None:
         },
         "assigner": {
             "template": "openfl.component.RandomGroupedAssigner",
-            "settings": {"task_groups": [{"name": "all", "percentage": 1.0, "tasks": ["train"]}]},
+            "settings": {
+                "task_groups": [{"name": "all", "percentage": 1.0, "tasks": ["score", "train"]}]
+            },
         },
         "collaborator": {
             "defaults": "plan/defaults/collaborator.yaml",
@@ -97,7 +101,7 @@ def _write_plan(folder: Path, sites: int, rounds: int) -> None:
             "settings": {"agg_addr": "localhost", "agg_port": PORT},
         },
         "task_runner": {"template": "src.taskrunner.Runner", "settings": {}},
-        "tasks": {"settings": {}, "train": train},
+        "tasks": {"settings": {}, "train": train, "score": score},
     }  # fmt: skip
     plan["compression_pipeline"]["settings"] = {}
     (folder / "plan" / "plan.yaml").write_text(yaml.safe_dump(plan))

@@ -9,7 +9,8 @@ period from one round's first receipt at a site to the next one's, less the slow
 README.md beside this file says what each system needs; one that is not there is left out, and said.
 
 The table has medians over all periods but the first of each run (warm-up), with the least and the
-largest; start-up from the command to the first receipt of a model by a site; processor time of the
+largest; start-up from the command to the first receipt of a model by a site, without what a person
+does once (certificates, a plan); processor time of the
 run over all processes; the largest sum of proportional memory (PSS) over all processes.
 """
 
@@ -51,6 +52,7 @@ class System:
 SYSTEMS = {
     "bare": System("", "bare.py", "monai"),
     "fdfed": System("", "fdfed_deployment.py", "fdfed_server"),
+    "fdfed-simulation": System("", "fdfed_simulation.py", "fdfed_server"),
     "fdfed-scored": System("", "fdfed_deployment.py", "fdfed_server", ("score",)),
     "flower-old": System("flower", "flower_old.py", "flwr"),
     "flower": System("flower", "flower_deployment.py", "flwr"),

@@ -8,7 +8,9 @@ import numpy as np
 from flwr.app import Array, Message, RecordDict
 from flwr.app.message import make_message
 from flwr.app.metadata import Metadata
-from flwr.common.serde import recorddict_to_proto
+from flwr.common.serde import message_to_proto, recorddict_to_proto
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.node_pb2 import Node
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from fdfed.evaluation import Aggregate
@@ -16,6 +18,7 @@ from fdfed.wire import (
     EvaluateInstruction,
     EvaluateResult,
     MaskedResult,
+    Parcel,
     Prepare,
     Prepared,
     Ready,
@@ -26,10 +29,12 @@ from fdfed.wire import (
     SecretRequest,
     TrainInstruction,
     TrainResult,
+    bundled,
 )
 from tests.fuzz import parties
 from tests.fuzz.parties import PLAN, RUN, SITES
 from tests.fuzz.seeds.kinds import Seeds
+from tests.fuzz.targets.records import MARK
 
 TENSORS = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.array(7)}
 
@@ -43,6 +48,7 @@ def records() -> Seeds:
         yield "record", name, bytes([number]) + recorddict_to_proto(parts).SerializeToString()
     yield "flower-objects", "prepared", _objects(messages[1].to_record())
     yield "flower-objects", "trained", _objects(messages[5].to_record())
+    yield from _parcels(messages[5].to_record())
     flat = np.concatenate([value.reshape(-1).view(np.uint8) for value in TENSORS.values()])
     listed = json.dumps([[n, v.dtype.name, list(v.shape)] for n, v in TENSORS.items()])
     yield "weights", "two", listed.encode() + b"\n" + Array(flat).data
@@ -89,6 +95,25 @@ def _messages() -> list[object]:
         Ready(announcement="{}"),
         MaskedResult(**same, attempt=1, seconds=1.0, values=np.arange(3, dtype=np.uint64)),
     ]
+
+
+def _parcels(parts: RecordDict) -> Seeds:
+    """A reply as it is pushed, and the object that holds its small ones."""
+    message: Message = make_message(
+        metadata=Metadata(1, "", 2, 1, "", "", 0.0, 60.0, "train"), content=parts
+    )
+    root = message.object_id
+    objects = {k: v.deflate() for k, v in bundled(get_all_nested_objects(message), root).items()}
+    head = PushMessagesRequest(
+        node=Node(node_id=2), messages_list=[message_to_proto(message)]
+    ).SerializeToString()
+    yield "parcel", "reply", Parcel(head, objects).SerializeToString()
+    yield "parcel", "empty", Parcel().SerializeToString()
+    yield "parcel", "cut", Parcel(b"", objects).SerializeToString()[:-1]
+    [small] = [content for content in objects.values() if MARK in content]
+    yield "bundle", "small-objects", small
+    yield "bundle", "another-content", small[:-1] + bytes([small[-1] ^ 1])
+    yield "bundle", "no-bundle", objects[root]
 
 
 def _objects(parts: RecordDict) -> bytes:

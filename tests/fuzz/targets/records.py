@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 
 import numpy as np
@@ -9,6 +11,7 @@ from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.app.message import make_message
 from flwr.app.metadata import Metadata
 from flwr.common.serde import message_to_proto, recorddict_from_proto, recorddict_to_proto
+from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 from fdfed.errors import InvalidInput, WireError
@@ -16,6 +19,7 @@ from fdfed.wire import (
     EvaluateInstruction,
     EvaluateResult,
     MaskedResult,
+    Parcel,
     Prepare,
     Prepared,
     Ready,
@@ -27,6 +31,7 @@ from fdfed.wire import (
     TrainInstruction,
     TrainResult,
     Weights,
+    unbundled,
 )
 from fdfed_client.flower import node
 from fdfed_server.flower import grid
@@ -102,6 +107,8 @@ def packed_bytes(text: str) -> bytes:
 
 
 LIMIT = 1 << 20
+MARK = b"fdfed small objects"
+"""The head of the parcel within a bundle."""
 
 
 def objects(data: bytes) -> None:
@@ -122,6 +129,38 @@ def objects(data: bytes) -> None:
     pieces = Pieces(found.__getitem__, folder=None)
     fetched = {key: pieces.pull(key) for key in found}
     assert grid._rebuilt(message_to_proto(envelope), fetched, pieces).metadata.src_node_id == 2
+
+
+def parcel(data: bytes) -> None:
+    """A body at the public port: the call's head and the objects that came with it."""
+    found = Parcel()
+    found.ParseFromString(data)
+    again = Parcel()
+    again.ParseFromString(found.SerializeToString())
+    assert (again.head, again.objects) == (found.head, found.objects)
+    found.read(PushMessagesRequest)
+
+
+def bundle(data: bytes) -> None:
+    """The content of one object, which may hold many. After a bundle's mark the ids within are made
+    those of their contents in a second try, so that what lies behind them is reached."""
+    outer = "0" * 64
+    _check_unbundled(outer, data)
+    head, mark, body = data.partition(MARK)
+    inner = Parcel()
+    if mark:
+        with contextlib.suppress(ValueError):
+            inner.ParseFromString(len(MARK).to_bytes(4, "big") + MARK + body)
+            true = {hashlib.sha256(part).hexdigest(): part for part in inner.objects.values()}
+            _check_unbundled(outer, head[:-4] + Parcel(MARK, true).SerializeToString())
+
+
+def _check_unbundled(outer: str, content: bytes) -> None:
+    found = unbundled({outer: content})
+    assert found == {outer: content} or all(
+        hashlib.sha256(part).hexdigest() == key for key, part in found.items()
+    )
+    assert sum(map(len, found.values())) <= len(content)
 
 
 def _held(message: Message) -> int:
@@ -156,5 +195,7 @@ TARGETS = (
         ("fdfed/wire/weights.py", "fdfed/wire/flat_array.py"),
         (JsonPart(_LIST, packed_bytes),),
     ),
+    Target("parcel", parcel, (ValueError,), ("fdfed/wire/parcel.py",), max_bytes=8192),
+    Target("bundle", bundle, (WireError,), ("fdfed/wire/bundle.py",)),
     Target("flower-objects", objects, (WireError, InvalidInput), ("fdfed/wire/expansion.py",)),
 )

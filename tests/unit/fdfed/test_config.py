@@ -1,4 +1,4 @@
-"""The run plan: presets of the method."""
+"""The run plan: presets of the method, the learning rate over the rounds."""
 
 from __future__ import annotations
 
@@ -93,3 +93,17 @@ def test_runs_that_repeat_bit_for_bit_have_no_replies_that_are_late_by_the_clock
 def test_a_bound_of_staleness_beyond_what_hub_and_sites_keep_is_refused(bound: int) -> None:
     with pytest.raises(InvalidInput, match="max_staleness"):
         run_plan(exchange={"max_staleness": bound})
+
+
+def test_a_constant_learning_rate_is_that_of_every_round() -> None:
+    plan = run_plan(learning_rate=0.2, rounds=4)
+    assert [plan.learning_rate_in(r) for r in (1, 2, 4, 5)] == [0.2] * 4
+
+
+def test_a_falling_learning_rate_is_that_worked_by_hand() -> None:
+    plan = run_plan(learning_rate=0.2, learning_rate_schedule="poly", rounds=4)
+    # (1 - (r - 1) / 4)^0.9 for r = 1, 2, 3, 4: 1, 0.75^0.9, 0.5^0.9, 0.25^0.9
+    assert [plan.learning_rate_in(r) for r in (1, 2, 3, 4)] == pytest.approx(
+        [0.2, 0.2 * 0.771890, 0.2 * 0.535887, 0.2 * 0.287175], rel=1e-5
+    )
+    assert plan.learning_rate_in(5) == plan.learning_rate_in(4)

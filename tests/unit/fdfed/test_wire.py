@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fdfed.config import RunPlan
 from fdfed.errors import WireError
-from fdfed.evaluation.metrics import Aggregate
+from fdfed.evaluation.aggregates import Aggregate
 from fdfed.exchange import ExchangeStats
 from fdfed.wire import (
     EvaluateInstruction,

@@ -15,8 +15,8 @@ from prometheus_client import CollectorRegistry
 from fdfed.audit import AuditLog, exported
 from fdfed.config import RunPlan
 from fdfed.console import Access
+from fdfed.evaluation.aggregates import Aggregate
 from fdfed.evaluation.joining import MODELS, Joining, OwnScore, answer
-from fdfed.evaluation.metrics import Aggregate
 from fdfed.exchange import ExchangeStats
 from fdfed.metrics import table
 from fdfed.wire import EvaluateResult, TrainResult

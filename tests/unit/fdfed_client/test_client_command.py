@@ -148,6 +148,8 @@ def test_the_plan_that_was_asked_for_is_shown_in_words_and_approved_by_its_whole
     code, out, _ = client(*words)
     assert code == 0
     assert "not approved" in out
+    # What to type next, to be copied from a terminal of 80 columns.
+    assert out.splitlines()[-1].endswith(f" --approve {plan.digest}")
     assert "sees this site's weights" in out
     code, _, err = client(*words, "--approve", plan.digest[:16])
     assert (code, "give the whole hash" in err) == (5, True)

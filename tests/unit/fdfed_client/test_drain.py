@@ -11,8 +11,7 @@ import pytest
 from fdfed.wire import EvaluateInstruction
 from fdfed_client.drain import AgentStopped, Drain
 from fdfed_client.egress import is_public, public_reason
-
-from .test_site import bits, instruction_of, plan_of, site_of
+from tests.unit.fdfed_client.site_rounds import bits, instruction_of, plan_of, site_of
 
 
 class Clock:

@@ -15,6 +15,7 @@ class Link:
 
     def __init__(self) -> None:
         self.closed = False
+        self.is_open = True
 
     def close(self) -> None:
         self.closed = True
@@ -150,6 +151,43 @@ def test_opening_by_hand_does_not_wait_for_the_pause() -> None:
     connection = hub.connection()
     _lost(connection)
     assert connection.open() is connection.link()
+
+
+def test_a_round_begins_with_attempts_in_the_foreground_until_its_time_is_over() -> None:
+    hub = Hub(*[HubUnavailable("down")] * 3)
+    connection = hub.connection()
+    with pytest.raises(HubUnavailable):
+        connection.open_within(0.0)
+    assert hub.attempts == 1
+    opened = hub.open
+
+    def later() -> Link:
+        hub.now += 1.0
+        return opened()
+
+    connection._open_link = later  # type: ignore[assignment]
+    with pytest.raises(HubUnavailable):
+        connection.open_within(1.4)
+    assert hub.attempts == 2
+    assert connection.open_within(10.0) is hub.links[0]  # type: ignore[comparison-overlap]
+    assert hub.attempts == 4
+
+
+def test_a_link_that_was_lost_between_rounds_is_replaced_before_the_first_step() -> None:
+    hub = Hub()
+    connection = hub.connection()
+    link = connection.link()
+    assert connection.open_within(0.0) is link
+    hub.links[0].is_open = False
+    assert connection.open_within(0.0) is hub.links[1]  # type: ignore[comparison-overlap]
+    assert hub.links[0].closed
+
+
+def test_an_identity_that_is_not_accepted_ends_the_attempts_of_a_round_at_once() -> None:
+    hub = Hub(CryptoError("not signed"))
+    with pytest.raises(CryptoError, match="not signed"):
+        hub.connection().open_within(60.0)
+    assert hub.attempts == 1
 
 
 def test_a_link_that_comes_after_closing_is_closed() -> None:

@@ -32,13 +32,19 @@ SIGNATURES = {
             "ActivateNode",
             "ConfirmMessageReceived",
             "DeactivateNode",
-            "PullMessages",
             "PullObject",
-            "PushMessages",
             "PushObject",
             "SendNodeHeartbeat",
         )
     },
+    f"{FLEET}._unary_unary": (
+        "self",
+        "path",
+        "rpc_method",
+        "request",
+        "response_type",
+        "timeout",
+    ),
     f"{FLEET}.close": ("self",),
     f"{FLEET}.from_server_address": (
         "server_address",
@@ -51,7 +57,6 @@ SIGNATURES = {
     "flwr.common.serde:message_from_proto": ("message_proto",),
     "flwr.common.serde:message_to_proto": ("message",),
     f"{INFLATABLE}.inflatable_object:get_all_nested_objects": ("obj",),
-    f"{INFLATABLE}.inflatable_object:get_object_tree": ("obj",),
     f"{INFLATABLE}.inflatable_object:iterate_object_tree": ("tree",),
     f"{INFLATABLE}.inflatable_object:no_object_id_recompute": (),
     f"{INFLATABLE}.inflatable_utils:ObjectPullError": ("object_id", "reason"),
@@ -72,11 +77,9 @@ SIGNATURES = {
         "initial_backoff",
         "backoff_cap",
     ),
-    f"{INFLATABLE}.inflatable_utils:push_objects": (
-        "objects",
+    f"{INFLATABLE}.inflatable_utils:push_object_contents_from_iterable": (
+        "object_contents",
         "push_object_fn",
-        "object_ids_to_push",
-        "keep_objects",
         "max_concurrent_pushes",
     ),
     "flwr.supercore.primitives.asymmetric:public_key_to_bytes": ("public_key",),

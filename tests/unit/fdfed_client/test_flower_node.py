@@ -31,6 +31,7 @@ from flwr.supercore.inflatable.inflatable_utils import (
 from flwr.supercore.protobuf.client import ProtobufRequestContext
 
 from fdfed.errors import CryptoError, DataError, InvalidInput, WireError
+from fdfed.wire import Deflatable, bundled, unbundled
 from fdfed_client.egress import Cleared, EgressGate, public_reason
 from fdfed_client.flower import prepare_process
 from fdfed_client.flower.fleet import Fleet, MessageTooLarge, _Transport, load_node_key
@@ -107,13 +108,14 @@ class _Fleet(Fleet):
         self.confirmed.append(message_id)
 
     def push(
-        self, node_id: int, cleared: Cleared, tree: ObjectTree, seconds: float
-    ) -> tuple[set[str], str]:
+        self, node_id: int, cleared: Cleared, seconds: float
+    ) -> tuple[dict[str, Deflatable], str]:
         reply = cleared.message
         self.uploaded: dict[str, bytes] = {}
-        self.wanted = set(get_all_nested_objects(reply))
         self.reply_id = reply.metadata.message_id
-        return set(self.wanted), "session"
+        objects = bundled(get_all_nested_objects(reply), self.reply_id)
+        self.wanted = set(objects)
+        return objects, "session"
 
     def push_object(
         self, node_id: int, run_id: int, session_id: str, object_id: str, content: bytes
@@ -123,7 +125,7 @@ class _Fleet(Fleet):
             raise ObjectPushError(object_id, run_id, session_id)
         self.uploaded[object_id] = content
         if set(self.uploaded) == self.wanted:
-            found = inflate_object_from_contents(self.reply_id, dict(self.uploaded))
+            found = inflate_object_from_contents(self.reply_id, unbundled(self.uploaded))
             assert isinstance(found, Message)
             self.replies.append(found)
 

@@ -61,6 +61,7 @@ def bits(network: torch.nn.Module) -> dict[str, bytes]:
     [
         {"loss": "seg"},
         {"loss": "fd+exch"},
+        {"loss": "fd", "phase_2_start": "last"},
         {"loss": "fd", "warm_start": False, "alpha": AlphaPlan(taps=("Bot",))},
         {"loss": "deeps"},
     ],

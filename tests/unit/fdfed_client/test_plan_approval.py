@@ -236,6 +236,8 @@ def test_the_words_say_what_a_hospital_must_know_before_it_agrees() -> None:
     words = dict(plan_in_words(PLAN))
     assert words["hash"] == PLAN.digest
     assert "sees this site's weights after every round" in words["aggregation"]
+    half = PLAN.model_copy(update={"update_precision": "bf16"})
+    assert "as their changes rounded to bf16" in dict(plan_in_words(half))["aggregation"]
     assert "no bound" in words["privacy"]
     # 4 rounds, of which ceil(4 · 100/175) = 3 are phase 1: one round of 10 steps exchanges.
     assert "prototypes of up to 10 batches" in words["what leaves"]

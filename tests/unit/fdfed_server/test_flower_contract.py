@@ -28,9 +28,19 @@ from fdfed_server.flower.surface import PUBLIC_PATHS
 
 SIGNATURES = {
     "flwr.app.message:make_message": ("metadata", "content", "error"),
+    "flwr.app.message:remove_content_from_message": ("message",),
     "flwr.common.serde:context_from_proto": ("context_proto",),
     "flwr.common.serde:fab_to_proto": ("fab",),
     "flwr.common.serde:message_from_proto": ("message_proto",),
+    "flwr.common.serde:message_to_proto": ("message",),
+    "flwr.server.superlink.linkstate:SqlLinkState.session": ("self",),
+    "flwr.server.superlink.linkstate:SqlLinkState.store_object": (
+        "self",
+        "run_id",
+        "session_id",
+        "object_id",
+        "object_content",
+    ),
     "flwr.common.serde:run_from_proto": ("run_proto",),
     "flwr.supercore.control.control_http_client:ControlHttpClient.ListNodes": ("self", "request"),
     "flwr.supercore.control.control_http_client:ControlHttpClient.ListRuns": ("self", "request"),
@@ -50,10 +60,17 @@ SIGNATURES = {
     "flwr.supercore.heartbeat:HeartbeatSender.stop": ("self",),
     "flwr.supercore.inflatable.inflatable_object:get_all_nested_objects": ("obj",),
     "flwr.supercore.inflatable.inflatable_object:iterate_object_tree": ("tree",),
+    "flwr.supercore.inflatable.inflatable_object:no_object_id_recompute": (),
     "flwr.supercore.inflatable.inflatable_protobuf_utils:make_pull_object_fn_protobuf": (
         "pull_object_protobuf",
         "node",
         "run_id",
+    ),
+    "flwr.supercore.inflatable.inflatable_protobuf_utils:make_push_object_fn_protobuf": (
+        "push_object_protobuf",
+        "node",
+        "run_id",
+        "session_id",
     ),
     "flwr.supercore.inflatable.inflatable_utils:ObjectPushError": (
         "object_id",
@@ -75,6 +92,11 @@ SIGNATURES = {
         "initial_backoff",
         "backoff_cap",
     ),
+    "flwr.supercore.inflatable.inflatable_utils:push_object_contents_from_iterable": (
+        "object_contents",
+        "push_object_fn",
+        "max_concurrent_pushes",
+    ),
     "flwr.supercore.interceptors:RuntimeTokenHttpInterceptor": ("token",),
     "flwr.supercore.interceptors:RuntimeVersionHttpInterceptor": ("component_name",),
     "flwr.supercore.interceptors:SuperExecAuthHttpInterceptor": (
@@ -82,6 +104,15 @@ SIGNATURES = {
         "protected_methods",
     ),
     "flwr.supercore.primitives.asymmetric:public_key_to_bytes": ("public_key",),
+    "flwr.supercore.object_store:ObjectStore.delete": ("self", "object_id"),
+    "flwr.supercore.protobuf.client:ProtobufClient._unary_unary": (
+        "self",
+        "path",
+        "rpc_method",
+        "request",
+        "response_type",
+        "timeout",
+    ),
     "flwr.supercore.protobuf.client:ProtobufClient.from_server_address": (
         "server_address",
         "insecure",
@@ -94,20 +125,14 @@ SIGNATURES = {
     "flwr.supercore.run:Run.create_empty": ("run_id",),
     "flwr.supercore.runtime:RuntimeHttpClient.AcquireTask": ("self", "request"),
     "flwr.supercore.runtime:RuntimeHttpClient.ConfirmMessageReceived": ("self", "request"),
-    "flwr.supercore.runtime:RuntimeHttpClient.PullMessages": ("self", "request"),
+    "flwr.supercore.runtime:RuntimeHttpClient.GetNodes": ("self", "request"),
     "flwr.supercore.runtime:RuntimeHttpClient.PullObject": ("self", "request"),
+    "flwr.supercore.runtime:RuntimeHttpClient.PushObject": ("self", "request"),
     "flwr.supercore.runtime:RuntimeHttpClient.PullTaskInput": ("self", "request"),
     "flwr.supercore.runtime:RuntimeHttpClient.PushTaskOutput": ("self", "request"),
     "flwr.supercore.runtime:RuntimeHttpClient.SendTaskHeartbeat": ("self", "request"),
     "flwr.superlink.cli.flower_superlink:SuperLinkLifespan": ("config", "state_factory"),
     "flwr.superlink.config_loader:load_control_authn_plugin": (),
-    "flwr.superlink.grid:HttpGrid": (
-        "runtime_api_address",
-        "insecure",
-        "root_certificates",
-        "token",
-    ),
-    "flwr.superlink.grid:HttpGrid._connect": ("self",),
     "flwr.superlink.main:create_app": ("config", "superlink_lifespan_class"),
 }
 
@@ -126,6 +151,8 @@ PROTO_FIELDS = {
     runtime_pb2.AcquireTaskResponse: {"task", "token"},
     runtime_pb2.PullAppMessagesRequest: {"message_ids"},
     runtime_pb2.PullAppMessagesResponse: {"messages_list", "message_object_trees"},
+    runtime_pb2.PushAppMessagesRequest: {"messages_list", "message_object_trees"},
+    runtime_pb2.PushAppMessagesResponse: {"message_ids", "objects_to_push", "session_id"},
     runtime_pb2.PullTaskInputResponse: {"context", "run", "task_id"},
     runtime_pb2.PushTaskOutputRequest: {"sub_status", "details"},
     task_pb2.Task: {"run_id"},
@@ -189,9 +216,17 @@ def test_constants_have_the_values_that_the_timings_rely_on() -> None:
 def test_the_public_paths_are_flowers_and_leave_out_registering_and_the_bundle() -> None:
     flowers = {route.path for route in router.routes}  # type: ignore[attr-defined]
     ours = {path for path in PUBLIC_PATHS if path.startswith("/v1/")}
-    assert ours <= flowers
+    added = {path.removeprefix("/v1/fleet/") for path in ours - flowers}
+    assert added == {"pull-parcel", "push-parcel"}
     left_out = {path.removeprefix("/v1/fleet/") for path in flowers - ours}
-    assert left_out == {"register-node", "unregister-node", "get-run", "get-fab"}
+    assert left_out == {
+        "register-node",
+        "unregister-node",
+        "get-run",
+        "get-fab",
+        "pull-messages",
+        "push-messages",
+    }
 
 
 def test_uvicorn_lets_a_second_server_leave_signals_alone() -> None:

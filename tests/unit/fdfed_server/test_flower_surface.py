@@ -50,12 +50,13 @@ def _ask(app: ASGIApp, method: str, path: str, headers: dict[str, str] | None = 
     ("method", "path", "status"),
     [
         ("GET", "/health", 200),
-        ("POST", "/v1/fleet/pull-messages", 200),
+        ("POST", "/v1/fleet/pull-parcel", 200),
+        ("POST", "/v1/fleet/pull-messages", 404),
         ("POST", "/v1/fleet/register-node", 404),
         ("POST", "/v1/fleet/get-fab", 404),
         ("POST", "/v1/fleet/../control/start-run", 404),
-        ("POST", "/v1/fleet//pull-messages", 404),
-        ("POST", "/V1/fleet/pull-messages", 404),
+        ("POST", "/v1/fleet//pull-parcel", 404),
+        ("POST", "/V1/fleet/pull-parcel", 404),
         ("POST", "/v1/control/start-run", 404),
         ("POST", "/v1/runtime/acquire-task", 404),
         ("GET", "/docs", 404),
@@ -73,7 +74,7 @@ def test_health_alone_says_which_formats_are_spoken() -> None:
             return (await client.get(path)).headers
 
     assert asyncio.run(headers("/health"))[PROTOCOL_HEADER] == "wire=1 exchange=2"
-    assert PROTOCOL_HEADER not in asyncio.run(headers("/v1/fleet/pull-messages"))
+    assert PROTOCOL_HEADER not in asyncio.run(headers("/v1/fleet/pull-parcel"))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from fdfed.audit import verify
 from fdfed.cli.model import verify as verify_model
 from fdfed.config import RunPlan
-from fdfed.evaluation.metrics import Aggregate
+from fdfed.evaluation.aggregates import Aggregate
 from fdfed.evaluation.model_card import PHANTOMS
 from fdfed.evaluation.results import RoundRecord, SiteRound
 from fdfed.plan_signature import read_plan_key

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fdfed.config import RunPlan
-from fdfed.evaluation.metrics import Aggregate
+from fdfed.evaluation.aggregates import Aggregate
 from fdfed.evaluation.results import ExchangeResult, RoundRecord, SiteRound, Traffic
 from fdfed.evaluation.results_files import load_results
 from fdfed.exchange import ExchangeStats
@@ -20,20 +20,9 @@ from fdfed.wire import EvaluateResult, Prepared
 from fdfed_server.outputs import model_header, results_of, write_run
 from fdfed_server.rounds import RunOutcome
 from fdfed_server.strategy import Strategy
+from tests.unit.fdfed_server.scripted_grid import plan_of
 
 RUN = "ab" * 8
-
-
-def plan_of(**changes: object) -> RunPlan:
-    values: dict[str, object] = {
-        "sites": ["a", "b"],
-        "width": 4,
-        "in_channels": 1,
-        "size": 32,
-        "rounds": 2,
-        "strategy": "fedavg",
-    }
-    return RunPlan.model_validate(values | changes)
 
 
 def outcome_of(plan: RunPlan) -> RunOutcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,20 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from fdfed.errors import InvalidInput, WireError
 from fdfed.exchange import ExchangeStats
-from fdfed.wire import Integers, MaskedResult, SpooledBytes, TrainResult
+from fdfed.privacy import ContributionLayout, Measures
+from fdfed.wire import (
+    HalfPrecision,
+    Integers,
+    MaskedResult,
+    RestoredWeights,
+    SpooledBytes,
+    TrainResult,
+    Weights,
+    changes_of,
+)
+from fdfed_server.aggregation import WeightedAverage
 from fdfed_server.flower.pieces import Pieces
+from fdfed_server.masked_sum import MaskedSum
 
 LIMIT = 1 << 28
 RUN = "ab" * 8
@@ -74,7 +87,65 @@ def test_masked_numbers_are_read_block_by_block() -> None:
     got = MaskedResult.from_record(received(sent.to_record())).values
     assert isinstance(got, Integers)
     assert got.size == len(values)
-    np.testing.assert_array_equal(np.concatenate([block for _, block in got.blocks()]), values)
+    blocks = [
+        got.block(begin, min(begin + 99_999, got.size)) for begin in range(0, got.size, 99_999)
+    ]
+    np.testing.assert_array_equal(np.concatenate(blocks), values)
+
+
+@pytest.mark.parametrize("precision", [None, "fp16", "bf16"])
+def test_an_update_on_disk_enters_the_average_as_one_in_memory_does(
+    precision: HalfPrecision | None,
+) -> None:
+    """Of several blocks, and of a length that is none of theirs."""
+    rng = np.random.default_rng(2)
+    shape = (3, 131_077)
+    before = {"w": rng.random(shape, dtype=np.float32), "n": np.array(7)}
+    step = np.float32(0.01) * rng.random(shape, dtype=np.float32)
+    sent: dict[str, np.ndarray] = {"w": before["w"] + step, "n": before["n"] + 1}
+    if precision is not None:
+        sent, _ = changes_of(sent, before, {}, trained={"w"}, precision=precision)
+    results, moves = [], []
+    for record in (received(trained(sent).to_record()), trained(sent).to_record()):
+        weights = TrainResult.from_record(record).weights
+        assert isinstance(weights, Weights)
+        opened: Mapping[str, np.ndarray] = weights
+        if precision is not None:
+            opened = RestoredWeights(weights, before, trained={"w"}, precision=precision)
+        average = WeightedAverage(before, measured=frozenset({"w"}))
+        moves.append(average.check(opened))
+        average.fold(opened, num_examples=3, square_move=moves[-1])
+        average.fold(before, num_examples=1)
+        results.append(average.result())
+        # The mean of three updated and one old, and the norm, by NumPy in fp64 all at once.
+        exact = np.asarray(opened["w"], np.float64)
+        assert moves[-1] == pytest.approx(float(np.square(exact - before["w"]).sum()), rel=1e-12)
+        np.testing.assert_allclose(results[-1]["w"], (3 * exact + before["w"]) / 4, rtol=1e-7)
+    assert moves[0] == moves[1]
+    assert results[0]["w"].tobytes() == results[1]["w"].tobytes()
+    assert results[0]["n"] == 8
+
+
+def test_a_masked_sum_of_several_blocks_is_that_of_the_numbers() -> None:
+    form = ContributionLayout.of(
+        {"w": np.zeros((3, 131_077), np.float32), "n": np.array(0)}, taps=2
+    )
+    rng, taps = np.random.default_rng(3), np.ones(2)
+    total = MaskedSum(form)
+    tensors = []
+    for examples in (1, 3):
+        weights = {"w": rng.random((3, 131_077), dtype=np.float32), "n": np.array(examples)}
+        measures = Measures(loss_seg=0.5, alpha=taps, fd=taps, exch=taps, total=taps)
+        values = form.contribution(weights, measures, num_examples=examples)
+        sent = MaskedResult(run_id=RUN, server_round=1, attempt=1, seconds=1.0, values=values)
+        on_disk = MaskedResult.from_record(received(sent.to_record())).values
+        total.fold(on_disk if examples == 1 else values)
+        tensors.append(weights)
+    mean = total.mean(examples=4)
+    expected = (tensors[0]["w"].astype(np.float64) + 3 * tensors[1]["w"].astype(np.float64)) / 4
+    np.testing.assert_allclose(mean.weights["w"], expected, rtol=0, atol=1e-7)
+    assert mean.weights["n"] == 2  # round(2.5), to even
+    np.testing.assert_array_equal(mean.measures.fd, taps)
 
 
 @pytest.mark.bad_input

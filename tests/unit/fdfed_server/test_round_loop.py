@@ -5,182 +5,29 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from flwr.app import Error, Message, RecordDict
-from flwr.proto.node_pb2 import NodeInfo
-from flwr.serverapp import Grid
-from flwr.supercore.run import Run
+from flwr.app import Error, RecordDict
 
 from fdfed.config import RunPlan
 from fdfed.errors import ConnectionFailed, QuorumNotMet
-from fdfed.evaluation.metrics import Aggregate
-from fdfed.wire import (
-    EvaluateInstruction,
-    EvaluateResult,
-    Prepare,
-    Prepared,
-    TrainInstruction,
-    TrainResult,
-)
-from fdfed_server import rounds
+from fdfed_server import asking, rounds
 from fdfed_server.event_log import EventLog
-from fdfed_server.flower import empty_run, node_info, set_task_identity
 from fdfed_server.hub import ExchangeHub
 from fdfed_server.observer import Observer, Several
 from fdfed_server.rounds import RoundLoop, RunOutcome
 from fdfed_server.run_state import RunState, load_state
 from fdfed_server.strategy import Strategy
-
-TAPS = 9
-Answer = Callable[[str, RecordDict], RecordDict | Error | None]
-
-
-def plan_of(**changes: object) -> RunPlan:
-    values: dict[str, object] = {
-        "sites": ["a", "b"],
-        "width": 4,
-        "in_channels": 1,
-        "size": 32,
-        "rounds": 2,
-        "strategy": "fedavg",
-    }
-    return RunPlan.model_validate(values | changes)
-
-
-def prepared(site: str) -> Prepared:
-    return Prepared(
-        site=site,
-        num_train=10,
-        num_validation=3,
-        num_test=4,
-        num_empty=0,
-        phantoms=False,
-        version="1",
-    )
-
-
-def good(site: str, kind: str, record: RecordDict) -> RecordDict:
-    """What a site without images would answer: the weights it was sent."""
-    if kind == "query.prepare":
-        Prepare.from_record(record)
-        return prepared(site).to_record()
-    if kind == "evaluate":
-        asked = EvaluateInstruction.from_record(record)
-        scores = Aggregate(3, 0, 0.5, 0.1, np.nan, np.nan, np.nan)
-        return EvaluateResult(
-            run_id=asked.run_id,
-            server_round=asked.server_round,
-            part=asked.part,
-            dice=scores,
-            iou=scores,
-        ).to_record()
-    message = TrainInstruction.from_record(record)
-    return TrainResult(
-        run_id=message.run_id,
-        server_round=message.server_round,
-        attempt=message.attempt,
-        num_examples=10,
-        loss_seg=0.5,
-        seconds=0.1,
-        alpha=message.alpha,
-        fd=np.full(TAPS, np.nan),
-        exch=np.full(TAPS, np.nan),
-        valid=np.zeros(TAPS),
-        weights=dict(message.weights),
-    ).to_record()
-
-
-@dataclass
-class ScriptedGrid(Grid):
-    """Answers at once, unless `answers` says otherwise for a site and kind."""
-
-    online: list[str]
-    answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
-    on_look: Callable[[ScriptedGrid], None] | None = None
-    """Called whenever the loop looks who is there."""
-    sent: list[tuple[str, str]] = field(default_factory=list)
-    _replies: dict[str, Message] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        set_task_identity(task_id=1, run_id=1, node_id=1)
-
-    def set_run(self, run: Run) -> None: ...
-
-    @property
-    def run(self) -> Run:
-        return empty_run()
-
-    def create_message(self, *args: Any, **kwargs: Any) -> Message:
-        raise NotImplementedError
-
-    def get_node_ids(self) -> list[int]:
-        return [node.node_id for node in self.get_nodes()]
-
-    def get_nodes(self) -> list[NodeInfo]:
-        if self.on_look is not None:
-            self.on_look(self)
-        return [node_info(ord(site), site) for site in self.online]
-
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        ids = []
-        for message in messages:
-            site, kind = chr(message.metadata.dst_node_id), message.metadata.message_type
-            self.sent.append((site, kind))
-            key = str(len(self.sent))
-            ids.append(key)
-            special = self.answers.get((site, kind))
-            content = (
-                special(site, message.content)
-                if special is not None
-                else good(site, kind, message.content)
-            )
-            if content is not None:
-                message.metadata.__dict__["_message_id"] = key
-                self._replies[key] = Message(content, reply_to=message)
-        return ids
-
-    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        return [self._replies.pop(key) for key in message_ids if key in self._replies]
-
-    def send_and_receive(self, messages: Iterable[Message], **_: Any) -> list[Message]:
-        return self.pull_messages(self.push_messages(messages))
-
-
-class Told(Observer):
-    """What the loop told, as a list of words."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-
-    def run_started(self, plan: RunPlan, completed_rounds: int) -> None:
-        self.events.append(f"run after {completed_rounds}")
-
-    def waiting_for(self, sites: Sequence[str]) -> None:
-        self.events.append(f"waiting for {','.join(sites)}")
-
-    def site_prepared(self, prepared: Prepared) -> None:
-        self.events.append(f"prepared {prepared.site}")
-
-    def round_started(self, server_round: int, phase: int, attempt: int) -> None:
-        self.events.append(f"round {server_round}.{attempt}")
-
-    def site_answered(self, site: str, server_round: int, failure: str) -> None:
-        self.events.append(f"{site} {server_round}" + (f": {failure}" if failure else ""))
-
-    def attempt_failed(self, server_round: int, attempt: int, reason: str) -> None:
-        self.events.append(f"failed {server_round}.{attempt}")
-
-    def round_finished(self, record: Any) -> None:
-        self.events.append(f"finished {record.round}")
-
-    def test_finished(self, results: Any) -> None:
-        self.events.append(f"tested {','.join(results)}")
+from tests.unit.fdfed_server.scripted_grid import (
+    Answer,
+    ScriptedGrid,
+    Told,
+    good,
+    plan_of,
+    prepared,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -299,6 +146,15 @@ def test_a_run_that_goes_on_does_so_with_a_quorum() -> None:
     assert outcome.state.history[-1].sites.keys() == {"a"}
 
 
+def test_a_site_that_stays_away_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "_GRACE_SECONDS", 2.0)
+    plan = plan_of(quorum=1, rounds=6)
+    began = time.monotonic()
+    outcome = run(ScriptedGrid(["a"]), plan, state=after_round_1(plan))
+    assert len(outcome.state.history) == 6
+    assert 2.0 <= time.monotonic() - began < 3 * 2.0
+
+
 def test_a_site_that_joins_late_is_prepared_and_takes_part() -> None:
     plan = plan_of(quorum=1, rounds=4)
 
@@ -382,6 +238,55 @@ def test_a_round_under_quorum_is_repeated_and_told() -> None:
     assert [record.attempt for record in outcome.state.history] == [3, 1]
 
 
+def in_turn(kind: str, *answers: Error | None) -> Answer:
+    """Gives these answers one after the other, where there is none a good one; then good ones."""
+    left = list(answers)
+
+    def answer(site: str, record: RecordDict) -> RecordDict | Error:
+        given = left.pop(0) if left else None
+        return good(site, kind, record) if given is None else given
+
+    return answer
+
+
+GONE = Error(5, "node unavailable")
+
+
+def test_after_a_failed_attempt_the_next_one_waits_until_the_sites_answer() -> None:
+    # It is online by its heartbeat for a while yet, and answers nothing.
+    answers = {
+        ("b", "train"): in_turn("train", GONE),
+        ("b", "query.prepare"): in_turn("query.prepare", None, GONE, GONE),
+    }
+    grid, told = ScriptedGrid(["a", "b"], answers), Told()
+    outcome = run(grid, plan_of(attempts=2), told=told)
+    assert [record.attempt for record in outcome.state.history] == [2, 1]
+    assert told.events.count("prepared b") == 1
+    assert [kind for site, kind in grid.sent if site == "b"][:6] == [
+        *("query.prepare", "train", "query.prepare", "query.prepare", "query.prepare", "train")
+    ]
+
+
+def test_a_site_that_answers_no_roll_call_is_left_out_of_an_attempt_with_a_quorum() -> None:
+    answers = {
+        ("a", "train"): in_turn("train", Error(2, "DataError")),
+        ("b", "train"): in_turn("train", GONE),
+        ("b", "query.prepare"): in_turn("query.prepare", None, GONE),
+    }
+    grid = ScriptedGrid(["a", "b"], answers)
+    outcome = run(grid, plan_of(quorum=1))
+    assert [set(record.sites) for record in outcome.state.history] == [{"a"}, {"a", "b"}]
+
+
+def test_a_site_that_never_answers_a_roll_call_does_not_hold_the_end_of_the_run() -> None:
+    answers = {
+        ("b", "train"): lambda *_: GONE,
+        ("b", "query.prepare"): in_turn("query.prepare", None, *[GONE] * 9),
+    }
+    with pytest.raises(QuorumNotMet, match="b: node unavailable"):
+        run(ScriptedGrid(["a", "b"], answers), plan_of(attempts=3))
+
+
 def test_after_its_attempts_a_round_under_quorum_ends_the_run_with_every_reason() -> None:
     grid, told = ScriptedGrid(["a", "b"], {("b", "train"): failing_times(9)}), Told()
     with pytest.raises(QuorumNotMet, match=r"round 1, attempt 2: .*b: ExchangeIncomplete"):
@@ -416,6 +321,15 @@ def test_scores_that_are_missing_or_malformed_are_told_and_do_not_stop_the_round
     assert "b 1: its validation scores are not of the agreed form" in told.events
     assert outcome.state.history[0].mean_val_dice is None
     assert outcome.test == {}
+
+
+def test_where_nobody_is_asked_nothing_is_sent() -> None:
+    grid = ScriptedGrid(["a", "b"])
+    grid.push_messages = None  # type: ignore[method-assign, assignment]
+    asked = asking.ask(
+        grid, {}, {}, kind="query.prepare", group=1, deadline_seconds=1.0, poll_seconds=0.01
+    )
+    assert list(asked) == []
 
 
 def test_one_encoding_serves_all_sites_with_the_same_instruction() -> None:

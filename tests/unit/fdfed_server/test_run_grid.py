@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -31,6 +33,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 
 from fdfed.errors import ConnectionFailed
+from fdfed.wire import bundled, unbundled
 from fdfed_server.config import ServerConfig
 from fdfed_server.flower import empty_run, set_task_identity, site_nodes, stamp
 from fdfed_server.flower.calls import flower_key
@@ -39,18 +42,27 @@ from fdfed_server.flower.superlink import SuperLink
 
 
 class _Runtime:
-    """A SuperLink's Runtime API that holds one reply."""
+    """A SuperLink's Runtime API that holds one reply.
 
-    def __init__(self, reply: Message, objects: dict[str, bytes]) -> None:
+    Args:
+        brought: how many of the reply's objects come with it.
+    """
+
+    def __init__(self, reply: Message, objects: dict[str, bytes], *, brought: int = 0) -> None:
         self.reply, self.objects, self.confirmed = reply, objects, 0
+        self.brought, self.asked = brought, set[str]()
         self.nodes: list[NodeInfo] = []
 
-    def PullMessages(self, _: PullAppMessagesRequest) -> PullAppMessagesResponse:  # noqa: N802
+    def pull_parcel(
+        self, _: PullAppMessagesRequest
+    ) -> tuple[PullAppMessagesResponse, dict[str, bytes]]:
         envelope = message_to_proto(remove_content_from_message(self.reply))
         tree = get_object_tree(self.reply)
-        return PullAppMessagesResponse(messages_list=[envelope], message_object_trees=[tree])
+        found = PullAppMessagesResponse(messages_list=[envelope], message_object_trees=[tree])
+        return found, dict(list(self.objects.items())[: self.brought])
 
     def PullObject(self, request: PullObjectRequest) -> PullObjectResponse:  # noqa: N802
+        self.asked.add(request.object_id)
         content = self.objects.get(request.object_id)
         return PullObjectResponse(
             object_found=content is not None,
@@ -91,13 +103,16 @@ def _grid(runtime: _Runtime, node_keys: dict[str, str] | None = None) -> RunGrid
     return grid
 
 
-def test_a_whole_reply_is_handed_out_and_confirmed() -> None:
+@pytest.mark.parametrize("brought", [0, 1, 100])
+def test_a_whole_reply_is_handed_out_and_confirmed(brought: int) -> None:
     reply = _reply()
-    runtime = _Runtime(reply, _objects(reply))
+    runtime = _Runtime(reply, _objects(reply), brought=brought)
     (found,) = _grid(runtime).pull_messages(["id"])
     assert found.content["c"] == ConfigRecord({"x": 1})
     assert found.metadata.message_id == reply.metadata.message_id
-    assert runtime.confirmed == 1
+    # What came with it is not asked for; a reply that came whole needs no confirmation.
+    assert runtime.asked == set(list(_objects(reply))[brought:])
+    assert runtime.confirmed == bool(runtime.asked)
 
 
 def test_a_reply_that_is_not_all_there_is_an_error_of_its_node() -> None:
@@ -177,9 +192,13 @@ class _BusyRuntime(_Runtime):
     def __init__(self, refusals: int) -> None:
         super().__init__(_reply(), {})
         self.refusals, self.stored, self.sessions = refusals, set[str](), 0
+        self.sent: Message = self.reply
 
-    def PushMessages(self, request: PushAppMessagesRequest) -> PushAppMessagesResponse:  # noqa: N802
+    def push_parcel(
+        self, request: PushAppMessagesRequest, objects: Mapping[str, bytes]
+    ) -> PushAppMessagesResponse:
         self.sessions += 1
+        assert unbundled(objects) == _objects(self.sent)
         (message,) = request.messages_list
         (tree,) = request.message_object_trees
         wanted = [node.object_id for node in iterate_object_tree(tree)]
@@ -202,21 +221,30 @@ def test_a_message_that_the_superlink_was_too_busy_to_store_is_sent_again_under_
 ) -> None:
     monkeypatch.setattr("fdfed_server.flower.grid._UPLOAD_PAUSE", 0.0)
     runtime = _BusyRuntime(refusals=1)
-    message = Message(
+    message = runtime.sent = Message(
         RecordDict({"c": ConfigRecord({"x": 1})}), dst_node_id=42, message_type="train"
     )
     (sent,) = _grid(runtime).push_messages([message])
     assert sent == message.metadata.message_id
     assert runtime.sessions == 2
-    assert runtime.stored == set(_objects(message))
+    assert runtime.stored == set(
+        bundled(get_all_nested_objects(message), message.metadata.message_id)
+    )
+
+
+def test_no_message_is_no_request() -> None:
+    runtime = _BusyRuntime(refusals=0)
+    assert _grid(runtime).push_messages([]) == []
+    assert runtime.sessions == 0
 
 
 def test_a_superlink_that_stores_nothing_ends_the_coordinator_with_what_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("fdfed_server.flower.grid._UPLOAD_PAUSE", 0.0)
-    message = Message(
+    runtime = _BusyRuntime(refusals=1000)
+    message = runtime.sent = Message(
         RecordDict({"c": ConfigRecord({"x": 1})}), dst_node_id=42, message_type="train"
     )
     with pytest.raises(ConnectionFailed, match=r"cannot store .* Start the coordinator again"):
-        _grid(_BusyRuntime(refusals=1000)).push_messages([message])
+        _grid(runtime).push_messages([message])

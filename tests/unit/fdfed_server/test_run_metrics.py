@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from fdfed.config import RunPlan
-from fdfed.evaluation.metrics import Aggregate
+from fdfed.evaluation.aggregates import Aggregate
 from fdfed.evaluation.results import RoundRecord, SitePrivacy, SiteRound, TapLoss, Traffic
 from fdfed.exchange import ExchangeCode, FrameRefused, PrototypeFrame, StepKey, TapLayout
 from fdfed.metrics import table

@@ -58,9 +58,11 @@ def applied(bound: UpdateBound, weights: dict[str, np.ndarray]) -> Any:
 
 def test_the_cap_is_that_of_the_optimiser_as_worked_by_hand() -> None:
     # 2 · 5 steps · 0.1 · √4 weights = 2; ‖(1, 2, 2, 4)‖ = 5
-    assert update_cap(plan_of(), [W["w"]]) == pytest.approx(2.0)
-    assert update_cap(plan_of(optimizer="sgd"), [W["w"]]) == pytest.approx(5.0)
-    assert update_cap(plan_of(defence={"max_update_norm": 0.3}), [W["w"]]) == 0.3
+    assert update_cap(plan_of(), [W["w"]], 1) == pytest.approx(2.0)
+    assert update_cap(plan_of(optimizer="sgd"), [W["w"]], 1) == pytest.approx(5.0)
+    assert update_cap(plan_of(defence={"max_update_norm": 0.3}), [W["w"]], 1) == 0.3
+    falling = plan_of(learning_rate_schedule="poly", rounds=10)
+    assert update_cap(falling, [W["w"]], 6) == pytest.approx(2.0 * 0.5**0.9)
 
 
 def test_the_usual_move_is_the_lower_median_of_the_last_rounds_of_the_phase() -> None:

@@ -2,9 +2,10 @@
 
 import numpy as np
 import torch
-from common import LEARNING_RATE, LocalStep
+from common import LEARNING_RATE
 from openfl.federated import PyTorchTaskRunner
 from openfl.utilities import Metric
+from work import LocalStep
 
 
 class Runner(PyTorchTaskRunner):

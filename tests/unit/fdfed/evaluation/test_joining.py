@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from fdfed.errors import InvalidInput
+from fdfed.evaluation.aggregates import ImageScore
 from fdfed.evaluation.joining import Joining, Model, answer, compare
-from fdfed.evaluation.metrics import ImageScore
 
 
 def scores(**dice: float) -> tuple[ImageScore, ...]:

@@ -223,6 +223,20 @@ def test_a_site_s_epsilon_is_in_a_table_and_a_curve() -> None:
     assert "udiat: 1.000 in round 1, 7.000 in round 7" in html
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"size": 64}, "<dd>64 × 64 pixels"),
+        ({"crop": 32}, "<dd>crops of 32 × 32 pixels at native resolution"),
+        ({"learning_rate": 0.002}, "learning rate 0.002, "),
+        ({"learning_rate_schedule": "poly"}, "learning rate 0.001 falling (poly), "),
+    ],
+)
+def test_what_was_trained_on_and_how_fast_is_said(changes: dict[str, object], said: str) -> None:
+    plan = RunPlan.model_validate({"sites": SITES, "rounds": 4} | changes)
+    assert said in render_report(results_of(plan))
+
+
 def test_a_run_on_phantoms_says_so_before_anything_else() -> None:
     loud = render_report(replace(RESULTS, phantoms=True))
     assert loud.index("Phantoms, not patients.") < loud.index("<h1>")

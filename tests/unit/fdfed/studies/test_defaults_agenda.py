@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from fdfed.config import RunPlan
+from fdfed.config import RunPlan, preset
 from fdfed.studies import Trial, TrialResult, defaults
 from fdfed.studies.held_out import DRAW
 
@@ -50,15 +50,11 @@ def test_every_trial_validates_on_a_fold_of_patients_that_are_not_held_out() -> 
         assert trial.plan.split.fold is not None
 
 
-def test_references_and_base_come_before_any_other_configuration() -> None:
+def test_base_and_its_controls_come_before_any_other_configuration() -> None:
     asked = defaults.agenda({})
-    first_other = next(i for i, t in enumerate(asked) if "lr" in t.config)
+    first_other = next(i for i, t in enumerate(asked) if t.config != defaults.BASE)
     assert [t.method for t in asked[:5]] == list(defaults.METHODS)
-    assert {(t.group, t.method) for t in asked[:first_other]} == {
-        (group, method)
-        for group in ("histology", "ultrasound")
-        for method in (*defaults.METHODS, *defaults.REFERENCES)
-    }
+    assert {t.method for t in asked[:first_other]} == {*defaults.METHODS, "local", defaults.RESTART}
 
 
 def test_a_cut_anywhere_in_the_screen_leaves_methods_within_one_trial_of_each_other() -> None:
@@ -76,7 +72,9 @@ def test_every_method_gets_the_same_number_of_configurations(
         method: {
             r.config
             for r in everything.values()
-            if r.method == method and not r.config.startswith(defaults.FINAL)
+            if r.method == method
+            and not r.config.startswith(defaults.FINAL)
+            and defaults.AND not in r.config
         }
         for method in defaults.METHODS
     }
@@ -84,47 +82,112 @@ def test_every_method_gets_the_same_number_of_configurations(
     assert defaults.TRIALS_PER_METHOD <= 12
 
 
-def test_finals_are_five_seeds_on_every_fold_of_each_methods_best(
+@pytest.mark.parametrize("group", [defaults.HISTOLOGY, defaults.ULTRASOUND], ids=lambda g: g.name)
+def test_finals_are_fresh_seeds_on_every_fold_of_the_winners_and_their_controls(
+    group: defaults.Group, everything: dict[str, TrialResult]
+) -> None:
+    finals = defaults.stages(everything)[f"{group.name} finals"]
+    assert {(t.method, t.config) for t in finals} == {
+        ("fedavg", "final: norm=batch"),
+        ("fd", "final: bound=normalise"),
+        ("fd+exch", "final: base"),
+        ("fd", "final: base"),
+        ("restart", "final: bound=normalise"),
+        ("paper", "final: base"),
+    }
+    for methods, seeds in (
+        (("fedavg", "fd", "fd+exch"), group.final_seeds),
+        (("restart", "paper"), group.control_seeds),
+    ):
+        every = {(fold, seed) for fold in range(3) for seed in seeds}
+        for method in methods:
+            assert {t.replicate for t in finals if t.method == method} == every
+    # L_fd in two configurations: its own, and that of the form.
+    assert len(finals) == 3 * (4 * len(group.final_seeds) + 2 * len(group.control_seeds))
+    assert set(group.control_seeds) <= set(group.final_seeds)
+    assert defaults.CHOOSING_SEED not in group.final_seeds
+
+
+def test_the_best_cross_site_form_goes_to_the_finals() -> None:
+    results: dict[str, TrialResult] = {}
+    while new := [t for t in defaults.agenda(results) if t.name not in results]:
+        for trial in new:
+            results[trial.name] = result_of(trial, 0.8 if trial.method == "fd+gap" else 0.7)
+    finals = defaults.stages(results)["histology finals"]
+    assert {t.method for t in finals} & set(defaults.CROSS_SITE) == {"fd+gap"}
+
+
+def test_l_fd_and_the_best_cross_site_form_are_tried_in_every_variant_and_go_in_their_best() -> (
+    None
+):
+    results: dict[str, TrialResult] = {}
+    liked = {"fd+gap": "bound=normalise + taps=decoder", "fd": "base + no restart"}
+    while new := [t for t in defaults.agenda(results) if t.name not in results]:
+        for trial in new:
+            score = 0.8 if trial.method == "fd+gap" and "bound=normalise" in trial.config else 0.7
+            best = liked.get(trial.method) == trial.config
+            results[trial.name] = result_of(trial, 0.9 if best else score)
+    tried = defaults.stages(results)["histology, variants"]
+    assert {(t.method, t.config) for t in tried} == {
+        (method, config + defaults.AND + variant)
+        for method, config in (("fd", "base"), ("fd+gap", "bound=normalise"))
+        for variant in defaults.VARIANTS
+    }
+    assert {t.replicate for t in tried} == {(fold, 0) for fold in range(3)}
+    plans = {t.method: t.plan for t in tried if liked[t.method] == t.config}
+    assert plans["fd+gap"].method.bound == "normalise"
+    assert plans["fd+gap"].alpha.taps == ("Dec1", "Dec2", "Dec3", "Dec4")
+    assert plans["fd"].phase_2_start == "last"
+    finals = {(t.method, t.config) for t in defaults.stages(results)["histology finals"]}
+    assert finals >= {(method, f"final: {config}") for method, config in liked.items()}
+    # The control of the restart has one.
+    assert ("restart", "final: base") in finals
+
+
+def test_the_restart_leaves_alpha_at_zero_whatever_the_winner_does_with_it() -> None:
+    for config in defaults.configurations(defaults.RESTART):
+        plan = defaults.trial(defaults.HISTOLOGY, defaults.RESTART, config, fold=0).plan
+        assert (plan.alpha.mode, plan.alpha.value) == ("fixed", 0.0)
+
+
+def test_the_papers_method_is_the_preset_of_that_name() -> None:
+    plan = defaults.trial(defaults.HISTOLOGY, defaults.PAPER, defaults.BASE, fold=0).plan
+    said = preset("paper")
+    assert plan.alpha.mode == said["alpha"]["mode"]
+    for name in ("pooling", "mask_pooling", "bound", "form"):
+        assert getattr(plan.method, name) == said["method"][name]
+
+
+def test_the_taps_of_every_base_are_measured_and_of_no_other(
     everything: dict[str, TrialResult],
 ) -> None:
-    for group in ("histology", "ultrasound"):
-        finals = defaults.stages(everything)[f"{group} finals"]
-        assert len(finals) == 5 * 3 * len(defaults.METHODS)
-        assert {(t.method, t.config) for t in finals} == {
-            ("fedavg", "final: norm=batch"),
-            ("fd", "final: bound=normalise"),
-            ("fd+exch", "final: base"),
-            ("fd+ratio", "final: base"),
-            ("fd+gap", "final: base"),
-        }
-        assert {t.plan.rounds * t.plan.steps_per_round for t in finals} == {defaults.FINAL_STEPS}
-        assert {t.replicate for t in finals} == {(f, s) for f in range(3) for s in range(5)}
+    for trial in defaults.agenda(everything):
+        assert trial.diagnosed == (trial.config == defaults.BASE)
 
 
 def test_a_configuration_changes_what_its_name_says_and_nothing_else() -> None:
     base = defaults.trial(defaults.HISTOLOGY, "fd", "base", fold=0).plan
-    joined = defaults.trial(defaults.HISTOLOGY, "fd", "bound=normalise + batch=4", fold=0).plan
-    assert joined.method.bound == "normalise"
-    assert joined.method.pooling == base.method.pooling
-    assert joined.model_copy(update={"method": base.method, "batch_size": 8}) == base
+    changed = defaults.trial(defaults.HISTOLOGY, "fd", "bound=normalise", fold=0).plan
+    assert changed.method.bound == "normalise"
+    assert changed.method.pooling == base.method.pooling
+    assert changed.model_copy(update={"method": base.method}) == base
 
 
 def test_alpha_moves_as_fast_per_step_whatever_the_steps_per_round() -> None:
     base = defaults.trial(defaults.HISTOLOGY, "fd", "base", fold=0).plan
-    for name in ("steps=1", "steps=5"):
-        plan = defaults.trial(defaults.HISTOLOGY, "fd", name, fold=0).plan
-        assert plan.rounds * plan.steps_per_round == base.rounds * base.steps_per_round
-        assert plan.alpha.rate / plan.steps_per_round == pytest.approx(
-            base.alpha.rate / base.steps_per_round
-        )
+    plan = defaults.trial(defaults.HISTOLOGY, "fd", "steps=5", fold=0).plan
+    assert plan.rounds * plan.steps_per_round == base.rounds * base.steps_per_round
+    assert plan.alpha.rate / plan.steps_per_round == pytest.approx(
+        base.alpha.rate / base.steps_per_round
+    )
 
 
 def test_a_diverged_trial_counts_and_loses() -> None:
     results = {
-        t.name: result_of(t, None if t.config == "lr=3e-3" else 0.7) for t in defaults.agenda({})
+        t.name: result_of(t, None if t.config == "lr=1e-3" else 0.7) for t in defaults.agenda({})
     }
-    second = defaults.stages(results)["histology second fold"]
-    assert "lr=3e-3" not in {trial.config for trial in second}
+    second = defaults.stages(results)["histology, other folds"]
+    assert "lr=1e-3" not in {trial.config for trial in second}
 
 
 def test_the_study_does_not_lean_on_defaults_that_it_may_change() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from fdfed.studies import TrialResult
 from fdfed.studies.curves import _comparable, mean_curve
 from fdfed.studies.diagnostics import TapDiagnostics
 from fdfed.studies.page import END, begin_mark
-from fdfed.studies.study_files import write_page, write_study
+from fdfed.studies.study_files import results_section, write_page, write_study
 
 TAP = TapDiagnostics(
     alpha=0.01,
@@ -97,6 +98,26 @@ def test_every_trial_is_a_row_also_one_that_diverged(
     assert {row["tnbc"] for row in rows if row["method"] == "fedavg"} == {"0.6", "0.64"}
     with (tmp_path / "defaults-taps.csv").open(newline="") as file:
         assert [row["drift_background"] for row in csv.DictReader(file)] == ["0.0625"] * 3
+
+
+def test_the_finals_say_each_lead_with_its_interval_and_count_a_diverged_run_as_zero() -> None:
+    entries = [
+        result_of("fedavg", 0.70, seed=1),
+        result_of("fedavg", 0.74, seed=2),
+        result_of("fd", 0.73, seed=1),
+        result_of("fd", 0.75, seed=2),
+        result_of("fd+gap", 0.73, seed=1),
+        result_of("fd+gap", None, seed=2),
+    ]
+    section = results_section({e.name: replace(e, config="final: base") for e in entries})
+    # Leads 0.03 and 0.01: mean 0.02, standard error 0.01, and t at 0.975 with one degree is 12.706.
+    assert (
+        "| finalist | configuration | trials | lead over fedavg (base) | lead over fd (base) |"
+        in (section)
+    )
+    assert "| fd | base | 2 | +2.0 (-10.7 to +14.7; 2) |  |" in section
+    # 0.03 and -0.74: mean -0.355, standard error 0.385.
+    assert "| fd+gap | base | 2 | -35.5 (-524.7 to +453.7; 2) | -37.5 (" in section
 
 
 def test_only_the_section_between_the_marks_is_rewritten(

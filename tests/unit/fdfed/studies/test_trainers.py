@@ -304,6 +304,7 @@ def test_a_training_that_was_cut_ends_as_one_that_was_not(
         ("scaffold", {}, {"weight": 1.0}, "takes no parameters"),
         ("ditto", {}, {"mu": 1.0}, "got the parameters mu .* takes weight"),
         ("fedproto", {"loss": "fd"}, {}, "loss = fd; it needs fedavg and seg"),
+        ("scaffold", {"update_precision": "bf16"}, {}, "update_precision = bf16; leave that out"),
         ("moon", {}, {}, "there is no trainer moon; use one of: scaffold, ditto"),
     ],
 )

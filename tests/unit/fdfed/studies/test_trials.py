@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from fdfed.config import RunPlan
 from fdfed.data import write_phantoms
 from fdfed.errors import DataError, InvalidInput
 from fdfed.evaluation.results import RoundRecord
-from fdfed.simulation import Progress
+from fdfed.simulation import Progress, open_sites, simulate_sites
 from fdfed.studies import Trial, TrialResult, folder_of, load_results, run_agenda, run_trial
-from fdfed.studies.phase_one import phase_1_key
+from fdfed.studies.phase_one import left_by, phase_1_key
 from fdfed.studies.schedule import _without_waste
 from fdfed_server.observer import Observer
+from fdfed_server.run_state import load_state
 
 SITES = ("tnbc", "monuseg")
 
@@ -34,7 +36,13 @@ def trial_of(method: str = "fd+exch", /, **changes: Any) -> Trial:
         "split": {"held_out": "test", "fold": 0, "folds": 2},
         "phantoms": True,
     }
-    return Trial("histology", method, "base", RunPlan.model_validate(values | changes))
+    plan = RunPlan.model_validate(values | changes)
+    return Trial("histology", method, "base", plan, diagnosed=True)
+
+
+OTHER_ALPHA = trial_of("fd", strategy="fedavg", loss="fd", alpha={"mode": "fixed", "value": 0.02})
+AVERAGING = trial_of("fedavg", strategy="fedavg", loss="seg")
+ON = {"phase_2_start": "last"}
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +126,16 @@ def test_a_trial_that_was_cut_ends_as_one_that_was_not(
     run_trial(folder, trial, data)
     again, whole = only(tmp_path), only(finished)
     # Cotangents are measured as they come, so those before the cut are missing.
-    clock = {"seconds": 0.0, "whole_seconds": 0.0}
-    assert replace(again, **clock, cotangents={}) == replace(whole, **clock, cotangents={})
+    assert _timeless(replace(again, cotangents={})) == _timeless(replace(whole, cotangents={}))
+
+
+def test_diagnosing_a_trial_changes_neither_its_name_nor_its_scores(
+    finished: Path, data: Path, tmp_path: Path
+) -> None:
+    run_trial(folder_of(tmp_path, trial_of()), replace(trial_of(), diagnosed=False), data)
+    plain, diagnosed = only(tmp_path), only(finished)
+    assert plain.taps == {}
+    assert (plain.name, plain.curve) == (diagnosed.name, diagnosed.curve)
 
 
 def test_a_trial_that_would_open_test_images_is_refused(data: Path, tmp_path: Path) -> None:
@@ -195,19 +211,54 @@ def test_two_studies_do_not_work_in_one_folder(data: Path, tmp_path: Path) -> No
         )
 
 
+def _timeless(result: TrialResult) -> TrialResult:
+    return replace(result, seconds=0.0, whole_seconds=0.0)
+
+
+@pytest.fixture(scope="module")
+def wholes(
+    data: Path, finished: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, TrialResult]:
+    """Results of trials that trained their own phase 1, by what their phase 2 starts with."""
+    out = tmp_path_factory.mktemp("going-on")
+    run_trial(folder_of(out, trial_of(**ON)), trial_of(**ON), data)
+    return {"best": only(finished), "last": only(out)}
+
+
+@pytest.mark.parametrize("donor", [OTHER_ALPHA, AVERAGING], ids=lambda trial: trial.method)
+@pytest.mark.parametrize("start", ["best", "last"])
 def test_a_trial_that_takes_over_phase_1_ends_as_one_that_trained_it(
-    data: Path, finished: Path, tmp_path: Path
+    donor: Trial, start: str, data: Path, wholes: Mapping[str, TrialResult], tmp_path: Path
 ) -> None:
-    shelf = tmp_path / "phase-1"
-    donor = trial_of("fd", strategy="fedavg", loss="fd", alpha={"mode": "fixed", "value": 0.02})
+    shelf, taker = tmp_path / "phase-1", trial_of()
+    if start == "last":
+        taker = trial_of(**ON)
+        if donor is OTHER_ALPHA:
+            donor = replace(donor, plan=donor.plan.model_copy(update=ON))
     run_trial(folder_of(tmp_path, donor), donor, data, shelf=shelf)
-    run_trial(folder_of(tmp_path, trial_of()), trial_of(), data, shelf=shelf)
-    taken, whole = load_results(tmp_path)[trial_of().name], only(finished)
+    run_trial(folder_of(tmp_path, taker), taker, data, shelf=shelf)
+    taken = load_results(tmp_path)[taker.name]
     # Five rounds: 100/175 of them, rounded up, are phase 1.
     assert taken.shared_rounds == 3
-    clock = {"seconds": 0.0, "whole_seconds": 0.0}
-    assert replace(taken, **clock, shared_rounds=0) == replace(whole, **clock)
+    assert _timeless(replace(taken, shared_rounds=0)) == _timeless(wholes[start])
     assert load_results(tmp_path)[donor.name].shared_rounds == 0
+
+
+def test_a_phase_2_that_goes_on_with_alpha_at_zero_is_federated_averaging_bit_for_bit(
+    data: Path, tmp_path: Path
+) -> None:
+    zero = {"loss": "fd", "strategy": "fedavg", "alpha": {"mode": "fixed", "value": 0.0}}
+
+    def last_weights(plan: RunPlan) -> dict[str, bytes]:
+        out = tmp_path / plan.digest
+        simulate_sites(plan, open_sites(plan, data), out=out)
+        state = load_state(out / "state" / "run")
+        assert state is not None
+        return {name: value.tobytes() for name, value in state.model.weights.items()}
+
+    plain = last_weights(AVERAGING.plan)
+    assert last_weights(trial_of(**zero, **ON).plan) == plain
+    assert last_weights(trial_of(**zero).plan) != plain
 
 
 def test_only_trials_with_the_same_phase_1_share_it() -> None:
@@ -218,18 +269,31 @@ def test_only_trials_with_the_same_phase_1_share_it() -> None:
     for other in ({"seed": 1}, {"rounds": 6}, {"norm": "group"}, {"learning_rate": 1e-4}):
         assert phase_1_key(trial_of(**other).plan) != key
     # Federated averaging never goes back to its best round; the others keep tensors at the sites.
-    assert phase_1_key(trial_of(strategy="fedavg", loss="seg").plan) is None
+    assert phase_1_key(AVERAGING.plan) is None
     assert phase_1_key(trial_of(strategy="fedbn", loss="fd").plan) is None
+
+
+def test_federated_averaging_leaves_the_phase_1_that_it_passes_through() -> None:
+    on = trial_of(**ON).plan
+    assert phase_1_key(on) != phase_1_key(trial_of().plan)
+    assert left_by(OTHER_ALPHA.plan) == ((phase_1_key(trial_of().plan),), 3)
+    assert left_by(on) == ((phase_1_key(on),), 3)
+    assert left_by(AVERAGING.plan) == ((phase_1_key(trial_of().plan), phase_1_key(on)), 3)
+    # Round 3 is the last of phase 1, which a run with a phase 2 validates.
+    seldom = AVERAGING.plan.model_copy(update={"evaluate_every": 2})
+    assert left_by(seldom) is None
+    assert left_by(trial_of("fedprox", strategy="fedprox", loss="seg").plan) is None
 
 
 @pytest.mark.bad_input  # a running trial without its process
 def test_a_trial_does_not_train_the_phase_1_that_another_is_about_to_leave(tmp_path: Path) -> None:
     first, second = trial_of(), trial_of("fd+gap", method={"form": "gap"})
-    other, plain = trial_of("fd", seed=1), trial_of("fedavg", strategy="fedavg", loss="seg")
+    other, plain = trial_of("fd", seed=1), trial_of("local", strategy="local", loss="seg")
     waiting = [second, other, plain]
     running: Any = {first.name: (first, None)}
     assert _without_waste(waiting, {}, tmp_path) == waiting
     assert _without_waste([first, second, plain], {}, tmp_path) == [first, plain, second]
     assert _without_waste(waiting, running, tmp_path) == [other, plain, second]
+    assert _without_waste([AVERAGING, *waiting], {}, tmp_path) == [AVERAGING, other, plain, second]
     (tmp_path / "phase-1" / str(phase_1_key(first.plan))).mkdir(parents=True)
     assert _without_waste(waiting, running, tmp_path) == waiting

@@ -131,6 +131,27 @@ def test_the_proximal_gradient_is_autograds_of_the_added_term(plan_of: PlanOf, i
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
 
 
+def test_a_falling_learning_rate_is_that_of_the_round(plan_of: PlanOf) -> None:
+    # SGD without momentum, weight decay λ = 0.2, no other gradient: w <- w (1 - η_r λ). Of two
+    # rounds of one step the first has η = 0.5, the second 0.5 · 0.5^0.9 = 0.267943:
+    # 1 · (1 - 0.1) · (1 - 0.0535887) = 0.851770
+    plan = plan_of(
+        strategy="fedavg",
+        optimizer="sgd",
+        learning_rate=0.5,
+        learning_rate_schedule="poly",
+        weight_decay=0.2,
+        precision="fp64",
+        rounds=2,
+        steps_per_round=1,
+    )
+    network = OneWeight(1.0)
+    first = train_round_(network, Black(), request_of(plan))
+    assert network.weight.item() == pytest.approx(0.9, abs=1e-12)
+    train_round_(network, Black(), request_of(plan, 2), optimizer_state=first.optimizer_state)
+    assert network.weight.item() == pytest.approx(0.851770, abs=1e-6)
+
+
 @pytest.mark.parametrize("loss", ["fd", "fd+exch"])
 def test_a_round_of_phase_1_is_one_of_the_segmentation_loss_alone_bit_for_bit(
     plan_of: PlanOf, images: Any, loss: str

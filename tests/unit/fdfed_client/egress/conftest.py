@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from flwr.app import Message, RecordDict
 
 from fdfed.audit import AuditLog, verify
-from fdfed.evaluation.metrics import Aggregate
+from fdfed.evaluation.aggregates import Aggregate
 from fdfed.exchange import ExchangeStats
 from fdfed.wire import (
     EvaluateResult,

@@ -189,6 +189,8 @@ def test_the_bytes_of_a_round_are_bounded_and_a_new_attempt_begins_anew(
         ("/v1/fleet/push-object/../../x", 10),
         ("/v1/fleet/send-node-heartbeat", 5000),
         ("/v1/fleet/push-object", 9 * 2**20),
+        ("/v1/fleet/push-parcel", 13 * 2**20),
+        ("/v1/fleet/push-messages", 10),
     ],
 )
 def test_a_call_that_no_agent_makes_is_held_back(

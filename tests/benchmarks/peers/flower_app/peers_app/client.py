@@ -1,8 +1,9 @@
 """A site of the comparison as a Flower app; Flower starts a process of it for each message."""
 
-from common import IMAGES, LocalStep
+from common import IMAGES
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from work import LocalStep
 
 app = ClientApp()
 

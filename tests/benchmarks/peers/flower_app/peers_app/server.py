@@ -1,9 +1,10 @@
 """Flower's own federated averaging over the comparison's model."""
 
-from common import Model, tell
+from common import tell
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
+from work import Model
 
 app = ServerApp()
 
