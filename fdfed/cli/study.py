@@ -34,6 +34,10 @@ def study(
         float, typer.Option(help="Begin no trial after this many hours; those under way end.")
     ] = 6.0,
     workers: Annotated[int, typer.Option(min=1, help="Trials at a time, one core each.")] = 1,
+    device: Annotated[
+        Literal["auto", "cuda", "cpu"],
+        typer.Option(help="Where to train; workers share a GPU. Each result says where it was."),
+    ] = "auto",
     held_out: Annotated[
         Path,
         typer.Option(help="Record of the patients whom no choice may see; refused if it differs."),
@@ -105,6 +109,7 @@ def study(
                     data=chosen.prepare(data, out),
                     out=out,
                     workers=workers,
+                    device=device,
                     stop_after_seconds=run.stop_after_seconds,
                     watcher=bars,
                 )

@@ -67,7 +67,7 @@ def algorithm_1_terms(
         )
         F, B = foreground[valid], background[valid]
         if len(F) < 2:
-            terms.append(torch.full((), torch.nan))
+            terms.append(foreground.new_full((), torch.nan))
             continue
         eps = plan.method.eps
         terms.append(algorithm_1_discrepancy(F, B, eps=eps) + algorithm_1_exchange(F, B, eps=eps))
@@ -75,7 +75,11 @@ def algorithm_1_terms(
 
 
 def train_algorithm_1(
-    plan: RunPlan, sites: Mapping[str, SiteData], folder: Path
+    plan: RunPlan,
+    sites: Mapping[str, SiteData],
+    folder: Path,
+    *,
+    device: torch.device | None = None,
 ) -> tuple[RoundRecord, ...]:
     """Trains on the pooled images with the plan's phases, α rule and budget; the record of every
     round, with the validation Dice of each site.
@@ -84,7 +88,7 @@ def train_algorithm_1(
     starts from the best round of phase 1, with a fresh optimiser. What is done is kept in `folder`
     after every round, and is where a later call goes on.
     """
-    run = _Run(plan, sites, folder)
+    run = _Run(plan, sites, folder, device or torch.device("cpu"))
     while len(run.history) < plan.rounds:
         run.round()
     return tuple(run.history)
@@ -101,12 +105,15 @@ class _Alpha:
 class _Run:
     """One run of `train_algorithm_1`: its network, optimiser, α and history."""
 
-    def __init__(self, plan: RunPlan, sites: Mapping[str, SiteData], folder: Path) -> None:
+    def __init__(
+        self, plan: RunPlan, sites: Mapping[str, SiteData], folder: Path, device: torch.device
+    ) -> None:
         self._plan = plan
         self._sites = sites
         self._pooled = pool_sites(list(sites.values()))
         self._folder = folder
-        self._network = initial_network(plan)
+        self._device = device
+        self._network = initial_network(plan).to(device)
         # As at a site: convolutions are faster on channels-last memory; torch's stubs lack it.
         self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._optimizer = make_optimizer(self._network, plan)
@@ -145,12 +152,12 @@ class _Run:
         plan, first = self._plan, self._plan.phase(server_round) == 1
         steps = plan.steps_per_round * len(self._sites)
         start = (server_round - 1) * steps
-        weights = torch.from_numpy(self._alpha.values).float()
+        weights = torch.from_numpy(self._alpha.values).float().to(self._device)
         seen: list[Tensor] = []
         self._network.train()
         set_learning_rate_(self._optimizer, plan, server_round)
         for step in range(start, start + steps):
-            image, mask = self._pooled.training_batch(step)
+            image, mask = (t.to(self._device) for t in self._pooled.training_batch(step))
             self._optimizer.zero_grad(set_to_none=True)
             if first:
                 with autocast(plan.precision, image.device):
@@ -164,7 +171,7 @@ class _Run:
                 seen.append(terms.detach())
             objective.backward()
             self._optimizer.step()
-        return torch.stack(seen).double().nanmean(0).numpy() if seen else None
+        return torch.stack(seen).double().nanmean(0).cpu().numpy() if seen else None
 
     def _move_alpha(self, server_round: int, losses: NDArray[np.float64]) -> None:
         plan, phase_1 = self._plan.alpha, self._plan.phase_1_rounds
@@ -188,8 +195,8 @@ class _Run:
         for name, site in self._sites.items():
             scores: list[float] = []
             for image, mask, names in site.evaluation_batches("validation"):
-                with autocast(self._plan.precision, image.device):
-                    logits = whole_image_logits(self._network, image)
+                with autocast(self._plan.precision, self._device):
+                    logits = whole_image_logits(self._network, image.to(self._device))
                 scores += [entry.dice for entry in image_scores(logits.float(), mask, names)]
             mean = aggregate_scores(scores, min_count=1)
             if mean is not None:

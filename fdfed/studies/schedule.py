@@ -22,6 +22,7 @@ from fdfed.errors import FdfedError, InvalidInput
 from fdfed.kept_memory import keep_freed_memory
 from fdfed.studies.phase_one import left_by, phase_1_key
 from fdfed.studies.trials import Trial, TrialResult, folder_of, load_results, run_trial
+from fdfed.training.device import resolve_device
 
 Agenda = Callable[[Mapping[str, TrialResult]], Sequence[Trial]]
 """The trials that a study asks for next, given those that are done; the first are run first. Done
@@ -58,6 +59,7 @@ def run_agenda(
     data: Path,
     out: Path,
     workers: int,
+    device: str = "cpu",
     stop_after_seconds: float,
     watcher: Watcher,
 ) -> bool:
@@ -66,10 +68,14 @@ def run_agenda(
     After `stop_after_seconds` no trial is begun, and those under way are finished. An interrupt
     ends them at once: each goes on after its last complete round when the study is started again.
 
+    Args:
+        device: as `resolve_device` takes it; the trials share a GPU.
+
     Raises:
         TrialFailed: if a trial ends without a result.
-        InvalidInput: if another process works on `out`.
+        InvalidInput: if another process works on `out`, or there is no such device.
     """
+    resolve_device(device)  # Here, so that the study ends before its first trial does.
     deadline = time.monotonic() + stop_after_seconds
     running: dict[str, tuple[Trial, BaseProcess]] = {}
     with sole_owner(out):
@@ -81,7 +87,7 @@ def run_agenda(
                 waiting = [t for t in open_trials if t.name not in running]
                 if time.monotonic() < deadline:
                     for trial in _without_waste(waiting, running, out)[: workers - len(running)]:
-                        running[trial.name] = (trial, _start(trial, data, out))
+                        running[trial.name] = (trial, _start(trial, data, out, device))
                 if not running:
                     return not open_trials
                 watcher.looked([trial for trial, _ in running.values()], asked, results)
@@ -117,10 +123,10 @@ def _without_waste(
     return now + later
 
 
-def _start(trial: Trial, data: Path, out: Path) -> BaseProcess:
+def _start(trial: Trial, data: Path, out: Path, device: str) -> BaseProcess:
     # A process for each trial: threads, memory and a crash of one cannot reach the next.
     process = _processes().Process(
-        target=_work, args=(trial, data, folder_of(out, trial), out / _SHELF), daemon=True
+        target=_work, args=(trial, data, folder_of(out, trial), out / _SHELF, device), daemon=True
     )
     process.start()
     return process
@@ -151,7 +157,7 @@ def _collect(running: dict[str, tuple[Trial, BaseProcess]], out: Path) -> Iterat
         yield trial
 
 
-def _work(trial: Trial, data: Path, folder: Path, shelf: Path) -> None:
+def _work(trial: Trial, data: Path, folder: Path, shelf: Path, device: str) -> None:
     """The trial's process: one thread, so that results repeat; its output goes to a file."""
     import torch  # noqa: PLC0415 - the parent has no need of it
 
@@ -162,7 +168,7 @@ def _work(trial: Trial, data: Path, folder: Path, shelf: Path) -> None:
         torch.set_num_threads(1)
         keep_freed_memory()
         try:
-            run_trial(folder, trial, data, shelf=shelf)
+            run_trial(folder, trial, data, device=resolve_device(device), shelf=shelf)
         except BaseException:
             # Here: what Python says of it at the process's end would meet a closed file.
             traceback.print_exc(file=log)

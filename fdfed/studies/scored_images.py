@@ -63,10 +63,11 @@ def diverged_test_images(sites: Mapping[str, SiteData]) -> tuple[ScoredImage, ..
 @torch.no_grad()
 def _of_site(plan: RunPlan, site: SiteData, network: SegmentationNetwork) -> list[ScoredImage]:
     patients = {case.name: case.patient for case in site.cases("test")}
-    found = []
+    device, found = next(network.parameters()).device, []
     network.eval()
     for image, mask, names in site.evaluation_batches("test"):
-        with autocast(plan.precision, image.device):
+        image, mask = image.to(device), mask.to(device)  # noqa: PLW2901
+        with autocast(plan.precision, device):
             logits = whole_image_logits(network, image)
         discrepancies = tap_discrepancies(network, image, mask, method=plan.method)
         scores = image_scores(logits.float(), mask, names)

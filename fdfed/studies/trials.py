@@ -38,6 +38,7 @@ from fdfed.studies.scored_images import (
 )
 from fdfed.studies.trainers import TRAINER_NAMES, create_trainer
 from fdfed.studies.trainers.sham import Sham
+from fdfed.training.device import describe
 from fdfed.training.fastest import USUAL, lay_out_
 from fdfed.training.initialise import initial_network
 from fdfed.training.step import layout_of
@@ -158,6 +159,8 @@ class TrialResult:
     failure: str = ""
     """Why there is no score."""
     plan: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+    """What it was trained on, the rounds of this trial at least."""
 
 
 def run_trial(
@@ -165,6 +168,7 @@ def run_trial(
     trial: Trial,
     data: Path,
     *,
+    device: torch.device | None = None,
     shelf: Path | None = None,
     progress: Progress | None = None,
 ) -> None:
@@ -173,10 +177,12 @@ def run_trial(
     A run whose weights diverge, so that no update is accepted, is a result too: one without score.
 
     Args:
+        device: where networks are computed; the CPU if None.
         shelf: where trials with the same phase 1 share it; None trains every one.
     """
     if (folder / _RESULT).exists():
         return
+    device = device or torch.device("cpu")
     header = {key: getattr(trial, key) for key in ("group", "method", "config")}
     name = trial.name
     write_text(folder / _TRIAL, json.dumps(header | {"plan": trial.plan.model_dump(mode="json")}))
@@ -184,19 +190,26 @@ def run_trial(
     if any(site.phantoms for site in sites.values()):
         trial = replace(trial, plan=trial.plan.model_copy(update={"phantoms": True}))
     if trial.method == ALGORITHM_1:
-        result = _result(trial, train_algorithm_1(trial.plan, sites, folder / "run" / "state"))
+        result = _result(
+            trial, train_algorithm_1(trial.plan, sites, folder / "run" / "state", device=device)
+        )
     elif trial.trainer in TRAINER_NAMES:
-        result = _trained(folder, trial, sites)
+        result = _trained(folder, trial, sites, device)
     else:
         # Trials on other shares of the images, or of other sites, have another phase 1.
         shelf = None if trial.shares or trial.joins_after else shelf
-        result = _simulated(folder, trial, sites, shelf, progress or Progress())
+        result = _simulated(
+            folder, trial, sites, device, shelf=shelf, progress=progress or Progress()
+        )
     if trial.opens_test:
-        result = replace(result, images=_test_images(folder, trial, sites, data, result))
+        result = replace(
+            result, images=_test_images(folder, trial, sites, data, result, device=device)
+        )
         if result.best_round is not None:
             common = final_network(folder, trial.plan)
             result = replace(result, spectral_norms=spectral_norms(common))
-    write_text(folder / _RESULT, json.dumps(asdict(replace(result, name=name))))
+    result = replace(result, name=name, device=describe(device))
+    write_text(folder / _RESULT, json.dumps(asdict(result)))
     # States of every trial would fill a disk; the curves are what is kept, and tested models, which
     # figures are drawn with.
     for part in ("state",) if trial.opens_test else ("state", _MODELS):
@@ -219,7 +232,11 @@ class _UntilJoining(Observer):
 
 
 def _before_joining(
-    folder: Path, trial: Trial, sites: Mapping[str, SiteData], progress: Progress
+    folder: Path,
+    trial: Trial,
+    sites: Mapping[str, SiteData],
+    device: torch.device,
+    progress: Progress,
 ) -> None:
     """Trains the first site's federation up to the round after which the others join it."""
     plan = trial.plan.model_copy(update={"sites": trial.plan.sites[:1]})
@@ -229,6 +246,7 @@ def _before_joining(
             plan,
             {name: sites[name] for name in plan.sites},
             out=folder / "run",
+            device=device,
             progress=replace(progress, observer=observers),
         )
 
@@ -248,9 +266,11 @@ def _part(site: SiteData, share: float) -> SiteData:
     return site.subset(share if share <= 1 else min(1.0, (share - 0.5) / count))
 
 
-def _trained(folder: Path, trial: Trial, sites: Mapping[str, SiteData]) -> TrialResult:
+def _trained(
+    folder: Path, trial: Trial, sites: Mapping[str, SiteData], device: torch.device
+) -> TrialResult:
     trained = create_trainer(
-        trial.trainer, trial.plan, sites, folder / "run" / "state", trial.parameters
+        trial.trainer, trial.plan, sites, folder / "run" / "state", trial.parameters, device=device
     ).train()
     for site, network in trained.networks.items():
         path = folder / "run" / _MODELS / f"{site}.safetensors"
@@ -266,6 +286,8 @@ def _test_images(
     sites: Mapping[str, SiteData],
     data: Path,
     result: TrialResult,
+    *,
+    device: torch.device,
 ) -> tuple[ScoredImage, ...]:
     """The test images of the trial's sites, and all images of those it is evaluated on beside."""
     tested = dict(sites)
@@ -275,7 +297,7 @@ def _test_images(
         tested |= {name: site.all_as_test() for name, site in unseen.items()}
     if result.score is None:
         return diverged_test_images(tested)
-    networks = {site: final_network(folder, trial.plan, site) for site in tested}
+    networks = {site: final_network(folder, trial.plan, site).to(device) for site in tested}
     return score_test_images(trial.plan, tested, lambda site: networks[site])
 
 
@@ -305,6 +327,8 @@ def _simulated(
     folder: Path,
     trial: Trial,
     sites: Mapping[str, SiteData],
+    device: torch.device,
+    *,
     shelf: Path | None,
     progress: Progress,
 ) -> TrialResult:
@@ -323,8 +347,8 @@ def _simulated(
         progress = replace(progress, watch_exchange=sham.around)
     try:
         if completed_rounds(folder) < trial.joins_after:
-            _before_joining(folder, trial, sites, progress)
-        results = simulate_sites(plan, sites, out=folder / "run", progress=progress)
+            _before_joining(folder, trial, sites, device, progress)
+        results = simulate_sites(plan, sites, out=folder / "run", device=device, progress=progress)
     except QuorumNotMet as err:
         return _result(trial, (), failure=str(err))
     taps = diagnose(plan, sites, folder / "run") if trial.diagnosed else {}

@@ -165,7 +165,7 @@ class ClassPrototypes(Trainer):
 
     def _take_state(self, tensors: Mapping[str, Tensor]) -> None:
         self.prototypes = {
-            tap: (tensors[f"{tap}/0"], tensors[f"{tap}/1"])
+            tap: (tensors[f"{tap}/0"].to(self.device), tensors[f"{tap}/1"].to(self.device))
             for tap in self._taps()
             if f"{tap}/0" in tensors
         }

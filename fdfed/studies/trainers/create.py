@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+import torch
+
 from fdfed.config import RunPlan
 from fdfed.data import SiteData
 from fdfed.errors import InvalidInput
@@ -31,6 +33,8 @@ def create_trainer(
     sites: Mapping[str, SiteData],
     folder: Path,
     parameters: Mapping[str, float],
+    *,
+    device: torch.device | None = None,
 ) -> Trainer:
     """The trainer of that name, at the round that `folder` holds.
 
@@ -39,4 +43,4 @@ def create_trainer(
     """
     if name not in _TRAINERS:
         raise InvalidInput(f"there is no trainer {name}; use one of: {', '.join(_TRAINERS)}")
-    return _TRAINERS[name](plan, sites, folder, parameters)
+    return _TRAINERS[name](plan, sites, folder, parameters, device)

@@ -61,6 +61,7 @@ class Trainer:
         plan: with `loss = "seg"`; the terms of a method are not those of a plan.
         folder: keeps the newest round; a trainer that is made again goes on from there.
         parameters: the method's own.
+        device: where networks are computed; the CPU if None.
 
     Raises:
         InvalidInput: for a parameter that the method does not have, or a plan with another loss or
@@ -78,6 +79,7 @@ class Trainer:
         sites: Mapping[str, SiteData],
         folder: Path,
         parameters: Mapping[str, float],
+        device: torch.device | None = None,
     ) -> None:
         foreign = sorted(set(parameters) - set(self.defaults))
         if foreign or plan.effective_loss != "seg" or plan.strategy != "fedavg":
@@ -94,7 +96,8 @@ class Trainer:
         self.plan = plan
         self.sites = dict(sites)
         self.parameters = {**self.defaults, **parameters}
-        self.network = initial_network(plan)
+        self.device = device or torch.device("cpu")
+        self.network = initial_network(plan).to(self.device)
         lay_out_(self.network, channels_last=USUAL.channels_last)
         self._names = shared_names(self.network, plan.strategy)
         self._trained = frozenset(dict(self.network.named_parameters()))
@@ -219,8 +222,8 @@ class Trainer:
         self.network.eval()
         scores: list[float] = []
         for image, mask, names in self.sites[site].evaluation_batches("validation"):
-            with autocast(self.plan.precision, image.device):
-                logits = whole_image_logits(self.network, image)
+            with autocast(self.plan.precision, self.device):
+                logits = whole_image_logits(self.network, image.to(self.device))
             scores += [entry.dice for entry in image_scores(logits.float(), mask, names)]
         mean = aggregate(scores, min_count=self.plan.min_count)
         return None if mean is None else mean.mean

@@ -59,6 +59,8 @@ class Scaffold(Trainer):
 
     def _take_state(self, tensors: Mapping[str, Tensor]) -> None:
         places = range(len(self.control))
-        self.controls = {site: [tensors[f"{site}/{p}"] for p in places] for site in self.sites}
+        self.controls = {
+            site: [tensors[f"{site}/{p}"].to(self.device) for p in places] for site in self.sites
+        }
         rows = [[share * c for c in self.controls[site]] for site, share in self.shares.items()]
         self.control = [torch.stack(column).sum(0) for column in zip(*rows, strict=True)]
