@@ -69,7 +69,7 @@ def masked_prototypes(
         regions = tap_regions(mask.detach().to(dtype), features.shape[-2:], mask_pooling)
         # One pass over the features for both regions. The difference of a total and a foreground
         # sum would save no pass, and would lose the digits of a small background.
-        sums = _sums_over(regions, features.to(dtype))
+        sums = region_sums(regions, features.to(dtype))
         cells = regions.sum(-1)
         if pooling == "map":
             sums = sums / cells.clamp_min(1).unsqueeze(1)
@@ -91,7 +91,7 @@ def tap_regions(
     return torch.cat((foreground * (1 - background), background * (1 - foreground)), dim=1)
 
 
-def _sums_over(
+def region_sums(
     regions: Float[Tensor, "batch 2 cells"],
     features: Float[Tensor, "batch channels height width"],
 ) -> Float[Tensor, "batch channels 2"]:
@@ -101,9 +101,10 @@ def _sums_over(
     of the features: another one would slow down every operation behind it in the backward pass,
     which then meets gradients of two layouts.
     """
+    # bmm, not @, which adds three views of either factor to the graph.
     if features.is_contiguous():
-        return features.flatten(2) @ regions.mT
-    return (regions @ features.permute(0, 2, 3, 1).flatten(1, 2)).mT
+        return torch.bmm(features.flatten(2), regions.mT)
+    return torch.bmm(regions, features.permute(0, 2, 3, 1).flatten(1, 2)).mT
 
 
 def _max_pool(
@@ -115,12 +116,12 @@ def _max_pool(
 
 
 def batch_prototypes(
-    foreground: Float[Tensor, "batch channels"],
-    background: Float[Tensor, "batch channels"],
-    valid: Bool[Tensor, " batch"],
+    foreground: Float[Tensor, "batch *taps channels"],
+    background: Float[Tensor, "batch *taps channels"],
+    valid: Bool[Tensor, " batch *taps"],
     *,
     bound: Literal["none", "normalise", "cap"] = "none",
-) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"], Bool[Tensor, ""]]:
+) -> tuple[Float[Tensor, "*taps channels"], Float[Tensor, "*taps channels"], Bool[Tensor, "*taps"]]:
     """The means of a batch's prototypes over its valid images, and whether there is one.
 
     This is what a site contributes to the cross-site term (Eq. 4). Without a valid image the
@@ -135,11 +136,11 @@ def batch_prototypes(
         foreground, background = unit_vectors(foreground), unit_vectors(background)
     # where, not a product: an invalid row must not count even if it holds an infinity.
     rows = valid.unsqueeze(-1)
-    count = valid.sum().clamp_min(1)
+    count = valid.sum(0).clamp_min(1).unsqueeze(-1)
     return (
         foreground.where(rows, 0).sum(0) / count,
         background.where(rows, 0).sum(0) / count,
-        valid.any(),
+        valid.any(0),
     )
 
 

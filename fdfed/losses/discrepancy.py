@@ -11,14 +11,14 @@ from fdfed.prototypes import unit_vectors
 
 
 def feature_discrepancy_loss(
-    foreground: Float[Tensor, "batch channels"],
-    background: Float[Tensor, "batch channels"],
-    valid: Bool[Tensor, " batch"],
+    foreground: Float[Tensor, "batch *taps channels"],
+    background: Float[Tensor, "batch *taps channels"],
+    valid: Bool[Tensor, " batch *taps"],
     *,
     bound: Bound = "none",
     eps: float = 1e-6,
-) -> Float[Tensor, ""]:
-    """L_fd of one tap, the mean over the batch's valid images of
+) -> Float[Tensor, "*taps"]:
+    """L_fd of a tap, the mean over the batch's valid images of
 
         -log(|F_g - B_g|² + ε)
 
@@ -31,7 +31,8 @@ def feature_discrepancy_loss(
     that too.
 
     Args:
-        foreground: F_g of each image, from `masked_prototypes`; carries the gradient.
+        foreground: F_g of each image, from `masked_prototypes`; carries the gradient. With an axis
+            for taps, which `fdfed.tap_prototypes` gives, all of them are computed at once.
         background: B_g of each image.
         valid: images for which both exist.
         bound: `none` is the literal equation.
@@ -45,4 +46,4 @@ def feature_discrepancy_loss(
     difference = (F - B).where(valid.unsqueeze(-1), 0)
     squared = difference.square().sum(-1)
     losses = negative_log(squared, cap=CAP_WITHIN if bound == "cap" else None, eps=eps)
-    return losses.where(valid, 0).sum() / valid.sum().clamp_min(1)
+    return losses.where(valid, 0).sum(0) / valid.sum(0).clamp_min(1)

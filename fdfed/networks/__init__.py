@@ -1,7 +1,7 @@
 """Segmentation networks that yield logits and named feature maps (taps)."""
 
 from fdfed.networks.attention_unet import AttentionUNet
-from fdfed.networks.base import Norm, SegmentationNetwork, Tap, Taps
+from fdfed.networks.base import Norm, SegmentationNetwork, Tap, Taps, TapSink
 from fdfed.networks.cmunet import CMUNet
 from fdfed.networks.create import NETWORK_NAMES, create_network
 from fdfed.networks.nucleisegnet import NucleiSegNet
@@ -18,6 +18,7 @@ __all__ = [
     "SegmentationNetwork",
     "SwinUNet",
     "Tap",
+    "TapSink",
     "Taps",
     "TransUNet",
     "UNet",

@@ -7,7 +7,7 @@ from typing import ClassVar, Final, Literal
 import torch
 from torch import Tensor, nn
 
-from fdfed.networks.base import Norm, SegmentationNetwork, Taps, symmetric_taps
+from fdfed.networks.base import Norm, SegmentationNetwork, TapSink, symmetric_taps
 from fdfed.networks.layers import ConvBlock, he_normal_, join, norm_layer, upsample
 
 _LEVELS: Final = 3
@@ -58,8 +58,7 @@ class AttentionUNet(SegmentationNetwork):
         self.head = nn.Conv2d(width, 1, 1)
         self.apply(he_normal_)
 
-    def _forward_with_taps(self, image: Tensor) -> tuple[Tensor, Taps]:
-        taps: Taps = {}
+    def _forward(self, image: Tensor, taps: TapSink) -> Tensor:
         x = image
         skips = []
         for k, encoder in enumerate(self.encoders, start=1):
@@ -70,7 +69,8 @@ class AttentionUNet(SegmentationNetwork):
         taps["Bot"] = x = self.bottleneck(x)
         for k, decoder in enumerate(self.decoders, start=1):
             taps[f"Dec{k}"] = x = decoder(x, skips.pop())
-        return self.head(x), taps
+        logits: Tensor = self.head(x)
+        return logits
 
 
 class _Decoder(nn.Module):

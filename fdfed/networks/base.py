@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -14,6 +14,15 @@ from fdfed.errors import InvalidInput
 Norm = Literal["batch", "group"]
 Taps = dict[str, Tensor]
 """Feature maps `(batch, C_l, h_l, w_l)` by tap name, in the order of `tap_names`."""
+
+
+@runtime_checkable
+class TapSink(Protocol):
+    """Who is handed each feature map when it has been computed; a dictionary is one."""
+
+    def __setitem__(self, name: str, features: Tensor, /) -> None:
+        """Takes the map `(batch, C_l, h_l, w_l)` of a tap."""
+        ...
 
 
 class Tap(NamedTuple):
@@ -92,12 +101,27 @@ class SegmentationNetwork(nn.Module, ABC):
         Raises:
             InvalidInput: if the image is not of the shape that this network was made for.
         """
+        taps: Taps = {}
+        return self.forward_into(image, taps), taps
+
+    def forward_into(
+        self, image: Float[Tensor, "batch channels height width"], taps: TapSink
+    ) -> Float[Tensor, "batch 1 height width"]:
+        """The logits; `taps` is handed the map of each tap as soon as there is one.
+
+        What is computed of a map then and there comes before the layers behind it, and so after
+        them in the backward pass, which needs no more memory for it than the map's own gradient.
+        What is computed of all maps at the end holds a gradient of each at once.
+
+        Raises:
+            InvalidInput: if the image is not of the shape that this network was made for.
+        """
         self._check(image)
-        return self._forward_with_taps(image)
+        return self._forward(image, taps)
 
     @abstractmethod
-    def _forward_with_taps(self, image: Tensor) -> tuple[Tensor, Taps]:
-        """As `forward_with_taps`, for an image whose shape has been checked."""
+    def _forward(self, image: Tensor, taps: TapSink) -> Tensor:
+        """As `forward_into`, for an image whose shape has been checked."""
 
     def _check(self, image: Tensor) -> None:
         shape, name = tuple(image.shape), type(self).__name__

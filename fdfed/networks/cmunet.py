@@ -7,7 +7,7 @@ from typing import ClassVar, Final
 import torch
 from torch import Tensor, nn
 
-from fdfed.networks.base import Norm, SegmentationNetwork, Taps, symmetric_taps
+from fdfed.networks.base import Norm, SegmentationNetwork, TapSink, symmetric_taps
 from fdfed.networks.layers import ConvBlock, he_normal_, join, norm_layer
 
 _LEVELS: Final = 4
@@ -55,8 +55,7 @@ class CMUNet(SegmentationNetwork):
         self.head = nn.Conv2d(width, 1, 1)
         self.apply(he_normal_)
 
-    def _forward_with_taps(self, image: Tensor) -> tuple[Tensor, Taps]:
-        taps: Taps = {}
+    def _forward(self, image: Tensor, taps: TapSink) -> Tensor:
         x = image
         skips = []
         for k, encoder in enumerate(self.encoders, start=1):
@@ -67,7 +66,8 @@ class CMUNet(SegmentationNetwork):
         stages = zip(self.ups, self.gates, self.decoders, strict=True)
         for k, (up, gate, decoder) in enumerate(stages, start=1):
             taps[f"Dec{k}"] = x = decoder(join(gate(skips.pop()), up(x)))
-        return self.head(x), taps
+        logits: Tensor = self.head(x)
+        return logits
 
 
 class _MixerLayer(nn.Module):

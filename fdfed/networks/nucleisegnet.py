@@ -7,7 +7,7 @@ from typing import ClassVar, Final
 import torch
 from torch import Tensor, nn
 
-from fdfed.networks.base import Norm, SegmentationNetwork, Taps, check_width, symmetric_taps
+from fdfed.networks.base import Norm, SegmentationNetwork, TapSink, check_width, symmetric_taps
 from fdfed.networks.layers import join, norm_layer, upsample
 
 _LEVELS: Final = 4
@@ -70,8 +70,7 @@ class NucleiSegNet(SegmentationNetwork):
                 if isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
                     nn.init.constant_(module.bias, _ENCODER_NORM_BIAS)
 
-    def _forward_with_taps(self, image: Tensor) -> tuple[Tensor, Taps]:
-        taps: Taps = {}
+    def _forward(self, image: Tensor, taps: TapSink) -> Tensor:
         x = image
         skips = []
         for k, encoder in enumerate(self.encoders, start=1):
@@ -81,7 +80,8 @@ class NucleiSegNet(SegmentationNetwork):
         taps["Bot"] = x = self.bottleneck(x)
         for k, decoder in enumerate(self.decoders, start=1):
             taps[f"Dec{k}"] = x = decoder(x, skips.pop())
-        return self.head(x), taps
+        logits: Tensor = self.head(x)
+        return logits
 
 
 class _RobustResidual(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fdfed.errors import InvalidInput
-from fdfed.networks.base import Norm, SegmentationNetwork, Tap, Taps
+from fdfed.networks.base import Norm, SegmentationNetwork, Tap, TapSink
 from fdfed.networks.swin_blocks import PatchExpanding, PatchMerging, SwinBlock
 
 _PATCH: Final = 4
@@ -107,14 +107,12 @@ class SwinUNet(SegmentationNetwork):
         self.head = nn.Conv2d(width, 1, 1, bias=False)
         self.apply(_init_linear_)
 
-    def _forward_with_taps(self, image: Tensor) -> tuple[Tensor, Taps]:
-        taps: Taps = {}
-
+    def _forward(self, image: Tensor, taps: TapSink) -> Tensor:
         def tap(name: str, x: Tensor) -> Tensor:
             """Notes the map, channels second, and goes on through it: a gradient at the tap is
             then the gradient of all that follows."""
-            taps[name] = x.permute(0, 3, 1, 2)
-            return taps[name].permute(0, 2, 3, 1)
+            taps[name] = features = x.permute(0, 3, 1, 2)
+            return features.permute(0, 2, 3, 1)
 
         x = self.embedding_norm(self.embedding(image).permute(0, 2, 3, 1))
         skips = []
@@ -127,7 +125,8 @@ class SwinUNet(SegmentationNetwork):
             joined = join(torch.cat((expand(x), skips.pop()), dim=-1))
             x = tap(f"Dec{k}", decoder(joined))
         pixels = self.to_pixels(self.top_norm(x))
-        return self.head(pixels.permute(0, 3, 1, 2)), taps
+        logits: Tensor = self.head(pixels.permute(0, 3, 1, 2))
+        return logits
 
 
 def _window_of(size: int) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fdfed.networks.base import Norm, SegmentationNetwork, Tap, Taps, check_width
+from fdfed.networks.base import Norm, SegmentationNetwork, Tap, TapSink, check_width
 from fdfed.networks.layers import he_normal_, norm_layer
 from fdfed.networks.residual_encoder import ResidualEncoder
 
@@ -84,9 +84,9 @@ class TransUNet(SegmentationNetwork):
         self.apply(he_normal_)
         self.apply(_init_linear_)
 
-    def _forward_with_taps(self, image: Tensor) -> tuple[Tensor, Taps]:
+    def _forward(self, image: Tensor, taps: TapSink) -> Tensor:
         half, quarter, eighth, sixteenth = self.encoder(image)
-        taps: Taps = {"Enc1": half, "Enc2": quarter, "Enc3": eighth}
+        taps["Enc1"], taps["Enc2"], taps["Enc3"] = half, quarter, eighth
         grid = self.embedding(sixteenth)
         tokens = self.dropout(grid.flatten(2).mT + self.position)
         tokens = self.token_norm(self.layers(tokens))
@@ -94,7 +94,8 @@ class TransUNet(SegmentationNetwork):
         skips = (eighth, quarter, half, None)
         for k, (decoder, skip) in enumerate(zip(self.decoders, skips, strict=True), start=1):
             taps[f"Dec{k}"] = x = decoder(x, skip)
-        return self.head(x), taps
+        logits: Tensor = self.head(x)
+        return logits
 
 
 class _Layer(nn.Module):

@@ -6,7 +6,7 @@ from typing import ClassVar, Final
 
 from torch import Tensor, nn
 
-from fdfed.networks.base import Norm, SegmentationNetwork, Taps, symmetric_taps
+from fdfed.networks.base import Norm, SegmentationNetwork, TapSink, symmetric_taps
 from fdfed.networks.layers import ConvBlock, he_normal_, join
 
 _LEVELS: Final = 4
@@ -51,8 +51,7 @@ class UNet(SegmentationNetwork):
         self.head = nn.Conv2d(width, 1, 1)
         self.apply(he_normal_)
 
-    def _forward_with_taps(self, image: Tensor) -> tuple[Tensor, Taps]:
-        taps: Taps = {}
+    def _forward(self, image: Tensor, taps: TapSink) -> Tensor:
         x = image
         skips = []
         for k, encoder in enumerate(self.encoders, start=1):
@@ -62,4 +61,5 @@ class UNet(SegmentationNetwork):
         taps["Bot"] = x = self.bottleneck(x)
         for k, (up, decoder) in enumerate(zip(self.ups, self.decoders, strict=True), start=1):
             taps[f"Dec{k}"] = x = decoder(join(skips.pop(), up(x)))
-        return self.head(x), taps
+        logits: Tensor = self.head(x)
+        return logits

@@ -48,10 +48,13 @@ class EgressFloor:
         background = mask[0].numel() - foreground
         return cls(torch.stack((foreground, background), dim=1), shows.to(mask.device), plan)
 
-    def admits(self, valid: Bool[Tensor, " batch"]) -> Bool[Tensor, ""]:
-        """Whether a prototype that is the mean over these images reaches all minimum counts."""
-        pixels = self.pixels.where(valid.unsqueeze(1), 0).sum(0)
-        enough: Tensor = pixels.min() >= self.plan.min_pixels
-        patients = (self.shows & valid.unsqueeze(1)).any(0).sum()
-        enough = enough & (patients >= self.plan.min_patients)
-        return enough & (valid.sum() >= self.plan.min_images)
+    def admits(self, valid: Bool[Tensor, " batch *taps"]) -> Bool[Tensor, "*taps"]:
+        """Whether a prototype that is the mean over these images reaches all minimum counts, for
+        each tap."""
+        rows = valid.unsqueeze(-1)
+        between = (1,) * (valid.ndim - 1)
+        pixels = self.pixels.view(len(valid), *between, 2).where(rows, 0).sum(0)
+        enough: Tensor = pixels.amin(-1) >= self.plan.min_pixels
+        shown = self.shows.view(len(valid), *between, -1) & rows
+        enough = enough & (shown.any(0).sum(-1) >= self.plan.min_patients)
+        return enough & (valid.sum(0) >= self.plan.min_images)

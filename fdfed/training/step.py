@@ -33,10 +33,10 @@ from fdfed.exchange import (
     TapLayout,
     is_usable,
 )
-from fdfed.exchange.packing import pack_prototypes
 from fdfed.losses import AuxiliaryLoss, Moment, feature_discrepancy_loss, segmentation_loss
 from fdfed.networks import SegmentationNetwork
-from fdfed.prototypes import batch_prototypes, masked_prototypes
+from fdfed.prototypes import batch_prototypes
+from fdfed.tap_prototypes import TapReader, pack_prototypes
 from fdfed.training.egress_floor import EgressFloor
 from fdfed.training.precision import autocast
 
@@ -111,38 +111,28 @@ def step_losses(
         objective = seg if extra is None else seg + extra
         return StepLosses(objective=objective, seg=seg.detach())
 
+    layout, method = layout_of(network), plan.method
+    # A tap with α = 0 is measured, never differentiated: 0 · ∞ would be NaN.
+    measured = [name for name, weight in zip(layout.names, alpha, strict=True) if weight <= 0]
+    reader = TapReader(
+        layout, mask, pooling=method.pooling, mask_pooling=method.mask_pooling, measured=measured
+    )
     with autocast(plan.precision, image.device):
-        logits, taps = network.forward_with_taps(image)
+        logits = network.forward_into(image, reader)
     seg = segmentation_loss(logits, mask)
-    objective = seg
-    values, foregrounds, backgrounds, valids = [], {}, {}, []
-    floor = None
+    foreground, background, valid = reader.prototypes()
+    values = feature_discrepancy_loss(
+        foreground, background, valid, bound=method.bound, eps=method.eps
+    )
+    weights = torch.from_numpy(alpha).to(values)
+    objective = seg + (weights * values).where(weights > 0, 0).sum()
+    valid_taps = valid.any(0)
+    fd, exch = values.detach().where(valid_taps, torch.nan), None
     if remote is not None:
         floor = EgressFloor.of(mask, plan.exchange, patients=remote.patients)
-    for weight, name in zip(alpha, network.tap_names, strict=True):
-        # A tap with α = 0 is measured, never differentiated: 0 · ∞ would be NaN.
-        features = taps[name] if weight > 0 else taps[name].detach()
-        foreground, background, valid = masked_prototypes(
-            features, mask, pooling=plan.method.pooling, mask_pooling=plan.method.mask_pooling
-        )
-        value = feature_discrepancy_loss(
-            foreground, background, valid, bound=plan.method.bound, eps=plan.method.eps
-        )
-        if weight > 0:
-            objective = objective + weight * value
-        any_valid = valid.any()
-        values.append(torch.where(any_valid, value.detach(), torch.nan))
-        if floor is not None:
-            foregrounds[name], backgrounds[name], any_valid = batch_prototypes(
-                foreground, background, valid, bound=plan.method.bound
-            )
-            any_valid = any_valid & floor.admits(valid)
-        valids.append(any_valid)
-
-    fd, valid_taps, exch = torch.stack(values), torch.stack(valids), None
-    if remote is not None:
-        layout = layout_of(network)
-        prototypes = pack_prototypes(layout, foregrounds, backgrounds)
+        means = batch_prototypes(foreground, background, valid, bound=method.bound)
+        valid_taps = valid_taps & floor.admits(valid)
+        prototypes = pack_prototypes(layout, means[0], means[1])
         reply = _swap(prototypes, valid_taps, remote, plan, layout)
         if reply is not None:
             exch = reply.pair_terms

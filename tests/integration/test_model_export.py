@@ -24,7 +24,7 @@ from fdfed.data.phantoms import write_phantoms
 from fdfed.errors import InvalidInput
 from fdfed.export import TOLERANCE, write_onnx
 from fdfed.networks import NETWORK_NAMES, SegmentationNetwork, create_network
-from fdfed.networks.base import Tap, Taps
+from fdfed.networks.base import Tap, TapSink
 from fdfed.training.model_file import ModelHeader, load_model, save_model
 
 SMALL: Final = {
@@ -112,9 +112,10 @@ class ByItsPixels(SegmentationNetwork):
         super().__init__(in_channels=3, norm="group", taps=taps, size_multiple=1, size=None)
         self.conv = nn.Conv2d(3, 1, 1)
 
-    def _forward_with_taps(self, image: Tensor) -> tuple[Tensor, Taps]:
+    def _forward(self, image: Tensor, taps: TapSink) -> Tensor:
         logits = self.conv(image)
-        return (logits if image.mean().item() > 0.5 else -logits), {"Bot": logits}
+        taps["Bot"] = logits
+        return logits if image.mean().item() > 0.5 else -logits
 
 
 def test_a_network_that_cannot_be_traced_is_refused_with_the_reason_and_leaves_no_file(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from work import Model
 
-from fdfed.networks import Norm, SegmentationNetwork, Tap, Taps
+from fdfed.networks import Norm, SegmentationNetwork, Tap, TapSink
 
 
 class PeersUNet(SegmentationNetwork):
@@ -25,6 +25,6 @@ class PeersUNet(SegmentationNetwork):
         )
         self.model = Model(out_channels=1)
 
-    def _forward_with_taps(self, image: Tensor) -> tuple[Tensor, Taps]:
-        logits = self.model(image)
-        return logits, {"Dec1": logits}
+    def _forward(self, image: Tensor, taps: TapSink) -> Tensor:
+        taps["Dec1"] = logits = self.model(image)
+        return logits

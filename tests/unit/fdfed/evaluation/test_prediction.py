@@ -27,7 +27,7 @@ from fdfed.evaluation.prediction import (
     write_predictions,
 )
 from fdfed.networks import SegmentationNetwork
-from fdfed.networks.base import Tap, Taps
+from fdfed.networks.base import Tap, TapSink
 from fdfed.training.model_file import ModelHeader
 
 CPU = torch.device("cpu")
@@ -43,8 +43,8 @@ class Bright(SegmentationNetwork):
         taps = {"Bot": Tap(1, 1)}
         super().__init__(in_channels=1, norm="group", taps=taps, size_multiple=1, size=None)
 
-    def _forward_with_taps(self, image: Tensor) -> tuple[Tensor, Taps]:
-        return 20 * (image - 0.5), {}
+    def _forward(self, image: Tensor, taps: TapSink) -> Tensor:
+        return 20 * (image - 0.5)
 
 
 def save(path: Path, pixels: np.ndarray) -> None:
@@ -270,9 +270,9 @@ def test_an_image_that_is_larger_than_a_tile_is_segmented_at_its_own_resolution(
     seen: list[tuple[int, ...]] = []
 
     class Tiled(Bright):
-        def _forward_with_taps(self, image: Tensor) -> tuple[Tensor, Taps]:
+        def _forward(self, image: Tensor, taps: TapSink) -> Tensor:
             seen.append(tuple(image.shape[-2:]))
-            return super()._forward_with_taps(image)
+            return super()._forward(image, taps)
 
     header = HEADER.model_copy(update={"crop": 16})
     paths = find_images(tmp_path / "in", tmp_path / "out")

@@ -9,7 +9,7 @@ from torch import Tensor
 from fdfed.evaluation import whole_image
 from fdfed.evaluation.whole_image import whole_image_logits
 from fdfed.networks import create_network
-from fdfed.networks.base import SegmentationNetwork, Tap
+from fdfed.networks.base import SegmentationNetwork, Tap, TapSink
 
 
 class Brightness(SegmentationNetwork):
@@ -28,10 +28,11 @@ class Brightness(SegmentationNetwork):
         )
         self.seen: list[tuple[int, ...]] = []
 
-    def _forward_with_taps(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _forward(self, image: Tensor, taps: TapSink) -> Tensor:
         self.seen.append(tuple(image.shape[-2:]))
         # A copy: MONAI weighs what it is given in place.
-        return image.clone(), {"Bot": image}
+        taps["Bot"] = image
+        return image.clone()
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (17, 23), (8, 40), (3, 5)])

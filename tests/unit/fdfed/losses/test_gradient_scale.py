@@ -18,7 +18,7 @@ from fdfed.losses import (
     segmentation_loss,
 )
 from fdfed.networks import create_network
-from fdfed.networks.base import SegmentationNetwork, Tap
+from fdfed.networks.base import SegmentationNetwork, Tap, TapSink
 from fdfed.prototypes import masked_prototypes
 from fdfed.training.model_file import ModelHeader, save_model
 
@@ -36,9 +36,9 @@ class OneWeight(SegmentationNetwork):
         )
         self.weight = nn.Parameter(torch.tensor(weight, dtype=torch.float64))
 
-    def _forward_with_taps(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        features = self.weight * image
-        return features, {"Bot": features}
+    def _forward(self, image: Tensor, taps: TapSink) -> Tensor:
+        taps["Bot"] = features = self.weight * image
+        return features
 
 
 def batch(images: int = 1) -> tuple[Tensor, Tensor]:

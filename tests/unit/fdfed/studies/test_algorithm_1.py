@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fdfed.config import RunPlan
 from fdfed.data import SiteData, write_phantoms
-from fdfed.networks.base import SegmentationNetwork, Tap
+from fdfed.networks.base import SegmentationNetwork, Tap, TapSink
 from fdfed.simulation import open_sites
 from fdfed.studies import algorithm_1
 from fdfed.studies.algorithm_1 import algorithm_1_terms, train_algorithm_1
@@ -28,8 +28,9 @@ class Levels(SegmentationNetwork):
             in_channels=1, norm="batch", taps={"Bot": Tap(1, 1)}, size_multiple=1, size=None
         )
 
-    def _forward_with_taps(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return image, {"Bot": image}
+    def _forward(self, image: Tensor, taps: TapSink) -> Tensor:
+        taps["Bot"] = image
+        return image
 
 
 def test_pairs_are_an_image_with_itself_and_with_the_next() -> None:

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from fdfed.config import RunPlan
-from fdfed.networks import UNet
+from fdfed.networks import TapSink, UNet
 from fdfed.training import fastest
 from fdfed.training.fastest import USUAL, Setting, choose, fastest_setting, lay_out_
 from fdfed.training.initialise import initial_network
@@ -60,17 +60,17 @@ def test_each_setting_is_what_its_step_computes_in(
     plan_of: PlanOf, images: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[torch.dtype, bool]] = []
-    forward = UNet._forward_with_taps
+    forward = UNet._forward
 
-    def watched(self: UNet, image: torch.Tensor) -> Any:
-        logits, taps = forward(self, image)
+    def watched(self: UNet, image: torch.Tensor, taps: TapSink) -> torch.Tensor:
+        logits = forward(self, image, taps)
         weight = self.encoders[1].get_parameter(
             next(iter(dict(self.encoders[1].named_parameters())))
         )
         seen.append((logits.dtype, weight.is_contiguous(memory_format=torch.channels_last)))
-        return logits, taps
+        return logits
 
-    monkeypatch.setattr(UNet, "_forward_with_taps", watched)
+    monkeypatch.setattr(UNet, "_forward", watched)
     plan = plan_of(precision="auto")
     fastest_setting(plan, initial_network(plan), *images().training_batch(0))
     turn = [(dtype, last) for dtype in (torch.float32, torch.bfloat16) for last in (True, False)]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fdfed.config import RunPlan
 from fdfed.losses import segmentation_loss
-from fdfed.networks.base import SegmentationNetwork, Tap
+from fdfed.networks.base import SegmentationNetwork, Tap, TapSink
 from fdfed.training.initialise import initial_network
 from fdfed.training.local_round import (
     ExchangeIncomplete,
@@ -65,8 +65,9 @@ class OneWeight(SegmentationNetwork):
         )
         self.weight = nn.Parameter(torch.tensor(weight, dtype=torch.float64))
 
-    def _forward_with_taps(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.weight * image, {"Enc1": image}
+    def _forward(self, image: Tensor, taps: TapSink) -> Tensor:
+        taps["Enc1"] = image
+        return self.weight * image
 
 
 class Black:

@@ -13,6 +13,7 @@ import torch
 from fdfed.config import RunPlan
 from fdfed.exchange import CotangentFrame, StepKey
 from fdfed.losses import feature_discrepancy_loss, segmentation_loss
+from fdfed.networks import Taps, TapSink
 from fdfed.prototypes import batch_prototypes, masked_prototypes
 from fdfed.training.initialise import initial_network
 from fdfed.training.step import RemoteTerm, StepLosses, layout_of, step_losses
@@ -230,9 +231,12 @@ def test_beyond_the_cap_a_tap_no_longer_pulls(plan: RunPlan, images: Any) -> Non
     capped = plan.model_copy(update={"method": plan.method.model_copy(update={"bound": "cap"})})
 
     class Scaled(type(initial_network(plan))):  # type: ignore[misc]
-        def _forward_with_taps(self, image: torch.Tensor) -> Any:
-            logits, taps = super()._forward_with_taps(image)
-            return logits, {name: 1e3 * features for name, features in taps.items()}
+        def _forward(self, image: torch.Tensor, taps: TapSink) -> torch.Tensor:
+            own: Taps = {}
+            logits: torch.Tensor = super()._forward(image, own)
+            for name, features in own.items():
+                taps[name] = 1e3 * features
+            return logits
 
     network = initial_network(plan).train()
     network.__class__ = Scaled

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fdfed.exchange import TapLayout
 from fdfed.networks import create_network
-from fdfed.networks.base import SegmentationNetwork, Tap, Taps
+from fdfed.networks.base import SegmentationNetwork, Tap, TapSink
 from fdfed.studies.privacy.dp_release import DIMENSIONS, DpRelease
 from fdfed.studies.privacy.inversion import LearnedInverse
 from fdfed.studies.privacy.matching import Seen, cosine, match
@@ -38,9 +38,9 @@ class OneLayer(SegmentationNetwork):
         self.weight = nn.Parameter(torch.full((SIDE, SIDE), 0.5))
         self.bias = nn.Parameter(torch.zeros(SIDE, SIDE))
 
-    def _forward_with_taps(self, image: Tensor) -> tuple[Tensor, Taps]:
-        features = self.weight * image + self.bias
-        return features, {"Enc1": features}
+    def _forward(self, image: Tensor, taps: TapSink) -> Tensor:
+        taps["Enc1"] = features = self.weight * image + self.bias
+        return features
 
 
 def picture(seed: int = 0) -> Float[Tensor, "1 1 h w"]:
