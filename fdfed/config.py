@@ -74,12 +74,12 @@ class AlphaPlan(Frozen):
 
 
 class MethodPlan(Frozen):
-    """The form of prototypes and losses; the defaults are the literal equations with masked
-    average pooling (`docs/METHOD.md`)."""
+    """The form of prototypes and losses; the defaults are the equations with masked average pooling
+    and prototypes of length 1 (`docs/METHOD.md`)."""
 
     pooling: Literal["map", "sum"] = "map"
     mask_pooling: Literal["max", "dual_max"] = "max"
-    bound: Literal["none", "normalise", "cap"] = "none"
+    bound: Literal["none", "normalise", "cap"] = "normalise"
     """What keeps the loss from falling without end: prototypes of length 1, or a largest distance
     that counts."""
     form: Literal["paper", "ratio", "gap"] = "paper"
@@ -93,29 +93,36 @@ class MethodPlan(Frozen):
         return "cap" if self.bound == "cap" else "none"
 
 
-_PRESETS: Final[dict[str, dict[str, Frozen]]] = {
-    "paper": {
-        "method": MethodPlan(pooling="sum", mask_pooling="max", bound="none", form="paper"),
-        "alpha": AlphaPlan(mode="paper"),
-    },
-    "fdfed": {"method": MethodPlan(), "alpha": AlphaPlan()},
+_PRESETS: Final[dict[str, tuple[bool, MethodPlan, AlphaPlan]]] = {
+    "paper": (
+        True,
+        MethodPlan(pooling="sum", mask_pooling="max", bound="none", form="paper"),
+        AlphaPlan(mode="paper"),
+    ),
+    "fdfed": (False, MethodPlan(), AlphaPlan()),
 }
 
 
-def preset(name: str) -> dict[str, dict[str, Any]]:
-    """The `method` and `alpha` tables of a `[run]` table, whole, by the name of a preset.
+def preset(name: str) -> dict[str, Any]:
+    """`warm_start` and the whole `method` and `alpha` tables of a `[run]` table, by the name of a
+    preset.
 
     `paper`: Definition 1 (sums over pixels), Eq. 1 and Eq. 4 without a bound, and α learned by
-    gradient descent on α L and clipped to [0, 1]. `fdfed`: the defaults. Neither says which loss
-    or strategy is trained. A `[run]` table takes one by `preset = "paper"`, and what it says
-    itself comes first.
+    gradient descent on α L and clipped to [0, 1], after a phase without them. `fdfed`: the
+    defaults. Neither says which loss or strategy is trained. A `[run]` table takes one by
+    `preset = "paper"`, and what it says itself comes first.
 
     Raises:
         InvalidInput: for any other name.
     """
     if name not in _PRESETS:
         raise InvalidInput(f"the preset {name} is not known; use one of: {', '.join(_PRESETS)}")
-    return {table: values.model_dump(mode="json") for table, values in _PRESETS[name].items()}
+    warm_start, method, alpha = _PRESETS[name]
+    return {
+        "warm_start": warm_start,
+        "method": method.model_dump(mode="json"),
+        "alpha": alpha.model_dump(mode="json"),
+    }
 
 
 class SplitPlan(Frozen):
@@ -200,7 +207,8 @@ class RunPlan(Frozen):
     network: str = "unet"
     width: int | None = Field(default=32, ge=1, le=4096)
     """Channels of the first level; `None` is the paper's."""
-    norm: Literal["batch", "group"] = "batch"
+    norm: Literal["batch", "group"] = "group"
+    """With `strategy = "fedbn"`, which is about BatchNorm, `batch` unless it is said."""
     in_channels: Literal[1, 3] = 3
     size: int = Field(default=128, ge=16, le=4096)
     """Side of the square that every image is resized to, in pixels; unused with `crop`."""
@@ -234,8 +242,8 @@ class RunPlan(Frozen):
     """Validate after every round whose number this divides, and where a phase ends."""
     batch_size: Count = 8
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(default=1e-3, gt=0)
-    learning_rate_schedule: Literal["constant", "poly"] = "constant"
+    learning_rate: float = Field(default=3e-3, gt=0)
+    learning_rate_schedule: Literal["constant", "poly"] = "poly"
     """`poly`: round r of R has (1 - (r - 1) / R)^0.9 of the learning rate, both phases together.
     The rule of nnU-Net (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z), a round at a time
     where it has epochs."""
@@ -253,9 +261,9 @@ class RunPlan(Frozen):
     """σ of Gaussian noise that is added to every training image, whose values are in [0, 1]; they
     are clipped to that range again."""
 
-    warm_start: bool = True
-    """Whether a phase 1 with α = 0 comes first. Without it the discrepancy terms are trained from
-    the first round on."""
+    warm_start: bool = False
+    """Whether a phase 1 with α = 0 comes first, as the paper has it. Without it the discrepancy
+    terms are trained from the first round on."""
     phase_2_start: Literal["best", "last"] = "best"
     """What phase 2 begins with. `best`: the weights of phase 1 that validated best, as the paper
     has it, and fresh optimisers. `last`: weights and optimisers as they are; only α starts."""
@@ -285,11 +293,19 @@ class RunPlan(Frozen):
         if not isinstance(values, dict) or "preset" not in values:
             return values
         said = {key: value for key, value in values.items() if key != "preset"}
-        for table, filled in preset(str(values["preset"])).items():
-            own = said.get(table, {})
-            # Anything but a table is left for its own check to refuse.
-            said[table] = filled | own if isinstance(own, dict) else own
+        for key, filled in preset(str(values["preset"])).items():
+            own = said.get(key, filled)
+            # Anything but a table where there should be one is left for its own check to refuse.
+            both = isinstance(own, dict) and isinstance(filled, dict)
+            said[key] = filled | own if both else own
         return said
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_batch_norm_for_fedbn(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("strategy") == "fedbn":
+            return {"norm": "batch"} | values
+        return values
 
     @model_validator(mode="after")
     def _check(self) -> RunPlan:
@@ -393,13 +409,10 @@ class RunPlan(Frozen):
     @property
     def phase_1_rounds(self) -> int:
         """Rounds with α = 0: all of them where the loss has no discrepancy terms; none without the
-        warm start; else 100/175, at least one, and at least one is left for phase 2 where there are
-        two rounds or more."""
+        warm start; else `warm_rounds` of them."""
         if not self.has_discrepancy:
             return self.rounds
-        if not self.warm_start:
-            return 0
-        return max(1, min(self.rounds - 1, math.ceil(self.rounds * PHASE_1_SHARE)))
+        return warm_rounds(self.rounds) if self.warm_start else 0
 
     def phase(self, server_round: int) -> Literal[1, 2]:
         """1 while only L_seg is trained, 2 afterwards. Rounds count from 1."""
@@ -446,6 +459,11 @@ class RunPlan(Frozen):
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, in hexadecimal."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+def warm_rounds(rounds: int) -> int:
+    """100/175 of the rounds of a run, rounded up, but at least one, and all but one at most."""
+    return max(1, min(rounds - 1, math.ceil(rounds * PHASE_1_SHARE)))
 
 
 def _check_known(group: plugins.Group, name: str, built_in: tuple[str, ...]) -> None:

@@ -60,6 +60,7 @@ _COMMON: Final = {
     "evaluate_every": 1,
     "batch_size": 8,
     "learning_rate": 2e-3,
+    "learning_rate_schedule": "constant",
     "split": {"fold": 0, "folds": 3},
     "min_count": 1,
 }

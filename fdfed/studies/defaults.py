@@ -106,6 +106,7 @@ COMMON: Final[Changes] = {
     "learning_rate": 3e-3,
     "learning_rate_schedule": "poly",
     "weight_decay": 1e-4,
+    "warm_start": True,
     "method": {
         "pooling": "map",
         "mask_pooling": "max",

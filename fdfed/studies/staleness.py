@@ -45,7 +45,10 @@ _COMMON: Final = {
     "batch_size": 8,
     "optimizer": "adamw",
     "learning_rate": 1e-3,
+    "learning_rate_schedule": "constant",
     "weight_decay": 1e-4,
+    "warm_start": True,
+    "method": {"bound": "none"},
     "alpha": {"mode": "fixed", "value": 0.1, "maximum": 0.1},
 }
 """280 steps at each site: 8 rounds of phase 1, which all trials of a fold and seed share, and 6 of

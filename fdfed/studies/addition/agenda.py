@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from fdfed.config import RunPlan, parse
+from fdfed.config import RunPlan, parse, warm_rounds
 from fdfed.studies.baselines.agenda import SPLITS, Stage
 from fdfed.studies.baselines.configuration import Comparison
 from fdfed.studies.trials import Trial
@@ -120,8 +120,6 @@ def addition_trial(
     """The base site and the novel one with a part of its images."""
     sites = (pair.base, pair.novel)
     plan = _plan(stage, comparison, pair, LOSSES[loss], sites=sites, seed=seed)
-    # Where a loss has phases, the novel site meets the second of them; all losses alike.
-    phases = _plan(stage, comparison, pair, "fd", sites=sites, seed=seed).phase_1_rounds
     return Trial(
         pair.group,
         LOSSES[loss],
@@ -129,7 +127,8 @@ def addition_trial(
         plan,
         opens_test=True,
         shares={pair.novel: addition.share},
-        joins_after=phases if protocol == "joining" else 0,
+        # Where a method has a warm start, it ends then.
+        joins_after=warm_rounds(plan.rounds) if protocol == "joining" else 0,
     )
 
 

@@ -50,8 +50,12 @@ _PLAN: Final[Mapping[str, Any]] = {
     "steps_per_round": 10,
     "batch_size": 8,
     "evaluate_every": 2,
+    "learning_rate": 1e-3,
+    "learning_rate_schedule": "constant",
     "strategy": "fdfed",
     "loss": "fd+exch",
+    "warm_start": True,
+    "method": {"bound": "none"},
     "split": {"set_aside": DRAW},
 }
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fdfed.config import RunPlan
+from fdfed.config import MethodPlan, RunPlan
 from fdfed.data import open_site
 from fdfed.data.cases import Part
 from fdfed.errors import DataError, InvalidInput
@@ -75,6 +75,8 @@ class Setting:
             rounds=self.rounds,
             weight_decay=0.0,
             learning_rate=2e-3,
+            learning_rate_schedule="constant",
+            method=MethodPlan(bound="none"),
             augment=False,
             strategy="fedavg",
             seed=self.seed,

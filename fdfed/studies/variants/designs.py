@@ -40,6 +40,7 @@ ABLATION_WARM_START: Final = Design(
             Variant(
                 name=f"{method} with warm start",
                 method=method,
+                changes={"warm_start": True},
                 against=f"{method} from the beginning",
             ),
         )
