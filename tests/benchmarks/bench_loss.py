@@ -159,7 +159,7 @@ def main() -> None:
             measured = times(plan, device, arguments.repeats)
             seg, fd = (statistics.median(measured[kind]) for kind in KINDS)
             quarters = statistics.quantiles(measured["seg"], n=4)
-            # A GPU's allocator counts what each step holds; the resident memory of a process does not.
+            # A GPU's allocator knows what each step holds; a process's resident memory does not.
             peak = peak_bytes if device.type == "cuda" else peak_in_process
             peaks = [peak(plan, device, kind) for kind in KINDS]
             print(
