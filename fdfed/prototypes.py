@@ -5,7 +5,7 @@ F_g and B_g of the paper's Definition 1, by masked average pooling.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -67,9 +67,8 @@ def masked_prototypes(
     with torch.autocast(features.device.type, enabled=False):
         dtype = torch.promote_types(features.dtype, torch.float32)
         regions = tap_regions(mask.detach().to(dtype), features.shape[-2:], mask_pooling)
-        # One pass over the features for both regions. The difference of a total and a foreground
-        # sum would save no pass, and would lose the digits of a small background.
-        sums = region_sums(regions, features.to(dtype))
+        # A total less the foreground would lose the digits of a small background.
+        sums = region_sums(regions, features.to(dtype), partition=mask_pooling == "max")
         cells = regions.sum(-1)
         if pooling == "map":
             sums = sums / cells.clamp_min(1).unsqueeze(1)
@@ -94,17 +93,73 @@ def tap_regions(
 def region_sums(
     regions: Float[Tensor, "batch 2 cells"],
     features: Float[Tensor, "batch channels height width"],
+    *,
+    partition: bool = False,
 ) -> Float[Tensor, "batch channels 2"]:
-    """Σ_ij F[c,i,j] m[i,j] for both regions m, by a product of matrices.
+    """Σ_ij F[c,i,j] m[i,j] for both regions m.
 
-    The gradient of a product has the layout of its factors as they were written. It must be that
-    of the features: another one would slow down every operation behind it in the backward pass,
-    which then meets gradients of two layouts.
+    The gradient has the layout in memory that the features have: another one would slow down every
+    operation behind it in the backward pass, which then meets gradients of two layouts.
+
+    Args:
+        partition: whether every cell is of just one of the regions; the gradient then takes one
+            pass over the map in place of two.
     """
-    # bmm, not @, which adds three views of either factor to the graph.
-    if features.is_contiguous():
-        return torch.bmm(features.flatten(2), regions.mT)
-    return torch.bmm(regions, features.permute(0, 2, 3, 1).flatten(1, 2)).mT
+    sums: Tensor = _RegionSums.apply(features, regions, partition)  # type: ignore[no-untyped-call]
+    return sums
+
+
+class _RegionSums(torch.autograd.Function):
+    """`region_sums`, with its gradient: that of a cell is the one of the region that it is in.
+
+    As a product of matrices the gradient was as good; the product itself was not on a GPU, whose
+    matrix units wait where two rows meet a sum over a whole map.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, regions: Tensor, partition: bool) -> Tensor:
+        ctx.save_for_backward(regions)
+        ctx.size, ctx.partition = features.shape[-2:], partition
+        ctx.channels_last = not features.is_contiguous()
+        return _sums_by_row(features, regions) if ctx.channels_last else _sums(features, regions)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        [regions] = ctx.saved_tensors
+        # (batch, height, width, channels) or (batch, channels, height, width), as the features lie.
+        if ctx.channels_last:
+            cells = [m.unflatten(1, ctx.size).unsqueeze(-1) for m in regions.unbind(1)]
+            values = [g[:, None, None, :] for g in gradient.unbind(-1)]
+        else:
+            cells = [m.unflatten(1, ctx.size).unsqueeze(1) for m in regions.unbind(1)]
+            values = [g[:, :, None, None] for g in gradient.unbind(-1)]
+        if ctx.partition:
+            spread = torch.lerp(values[1], values[0], cells[0])
+        else:
+            spread = torch.addcmul(values[0] * cells[0], values[1], cells[1])
+        return (spread.permute(0, 3, 1, 2) if ctx.channels_last else spread), None, None
+
+
+def _sums(features: Tensor, regions: Tensor) -> Tensor:
+    """Of a map whose channels come before its cells in memory."""
+    if features.is_cuda:
+        return _sums_of_products(features, regions)
+    return torch.bmm(features.flatten(2), regions.mT)
+
+
+def _sums_of_products(features: Tensor, regions: Tensor) -> Tensor:
+    maps = regions.unflatten(2, features.shape[-2:]).unsqueeze(2)
+    return torch.stack([(features * m).sum((2, 3)) for m in maps.unbind(1)], dim=-1)
+
+
+def _sums_by_row(features: Tensor, regions: Tensor) -> Tensor:
+    """Of a map whose channels come last in memory: of every row of cells first, so that there are
+    as many small products as a GPU can have work for."""
+    by_row = features.permute(0, 2, 3, 1).flatten(0, 1)
+    of_rows = regions.unflatten(2, features.shape[-2:]).transpose(1, 2).flatten(0, 1)
+    rows = torch.bmm(of_rows, by_row).unflatten(0, (len(features), features.shape[2]))
+    sums: Tensor = rows.sum(1).mT
+    return sums
 
 
 def _max_pool(

@@ -84,7 +84,9 @@ class TapReader:
         with torch.autocast(features.device.type, enabled=False):
             features = features.to(torch.promote_types(features.dtype, torch.float32))
             regions = self._regions_of(features)
-            self._sums[name] = region_sums(regions.weights, features)
+            self._sums[name] = region_sums(
+                regions.weights, features, partition=self._mask_pooling == "max"
+            )
             self._cells[name] = regions.cells
 
     def _regions_of(self, features: Tensor) -> _Regions:
