@@ -25,6 +25,7 @@ from fdfed.wire import TrainInstruction, TrainResult
 from fdfed_server.observer import Observer
 from fdfed_server.run_state import load_state
 from fdfed_server.terms import cross_site_terms
+from tests.plans import PHASED
 
 SITES = ("alpha", "beta")
 PRIVACY: dict[str, Any] = {
@@ -50,7 +51,7 @@ def plan_of(**changes: Any) -> RunPlan:
         "method": {"bound": "normalise"},
         "privacy": PRIVACY,
     }
-    return RunPlan.model_validate(values | changes)
+    return RunPlan.model_validate(PHASED | values | changes)
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,7 @@ from fdfed_server.run_state import RunState
 from fdfed_server.site_reply import SiteReply
 from fdfed_server.strategy import Strategy
 from fdfed_server.trained_round import TrainedRound
+from tests.plans import PHASED
 
 RUN = "0" * 16
 SECRET = BlindingSecret(secrets.token_bytes(32), epoch=1)
@@ -82,7 +83,7 @@ def plan_of(sites: Sequence[str], **changes: object) -> RunPlan:
         "precision": "fp64",
         "exchange": {"required": True},
     }
-    return RunPlan.model_validate(values | changes)
+    return RunPlan.model_validate(PHASED | values | changes)
 
 
 def batches(sites: Sequence[str]) -> dict[str, OneBatch]:

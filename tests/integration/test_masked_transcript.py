@@ -28,6 +28,7 @@ from fdfed.training.local_round import tap_losses
 from fdfed.wire import MaskedResult, Ready, TrainResult
 from fdfed_server.observer import Observer
 from fdfed_server.run_state import RunState, load_state
+from tests.plans import PHASED
 
 SITES = ("alpha", "beta", "gamma")
 
@@ -43,7 +44,7 @@ def plan_of(**changes: object) -> RunPlan:
         "min_count": 1,
         "aggregation": "masked",
     }
-    return RunPlan.model_validate(values | changes)
+    return RunPlan.model_validate(PHASED | values | changes)
 
 
 @pytest.fixture(scope="module")

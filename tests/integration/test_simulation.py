@@ -29,6 +29,7 @@ from fdfed.simulation import Progress, open_sites, simulate, simulate_sites
 from fdfed.training.model_file import read_header
 from fdfed_server.observer import Observer
 from fdfed_server.run_state import load_state
+from tests.plans import PHASED
 
 SITES = ("alpha", "beta")
 STRATEGIES = ("fdfed", "fedavg", "fedprox", "fedbn", "local", "pooled")
@@ -44,7 +45,7 @@ def plan_of(**changes: object) -> RunPlan:
         "batch_size": 4,
         "min_count": 2,
     }
-    return RunPlan.model_validate(values | changes)
+    return RunPlan.model_validate(PHASED | values | changes)
 
 
 @pytest.fixture(scope="module")

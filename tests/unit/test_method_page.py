@@ -50,8 +50,9 @@ def test_the_options_of_the_page_are_those_of_the_presets(column: int, preset: s
     written = {name: cells[column] for name, cells in rows_of("Options").items()}
     found = {}
     for name in written:
-        table, key = name.split(".")
-        found[name] = str(plan[table][key])
+        *table, key = name.split(".")
+        value = (plan[table[0]] if table else plan)[key]
+        found[name] = str(value).lower() if isinstance(value, bool) else str(value)
     assert written == found
     assert {name for name in written if name.startswith("method.")} == {
         f"method.{key}" for key in plan["method"]

@@ -19,6 +19,7 @@ from fdfed.training.sharing import shared_names, take_tensors
 from fdfed.training.site_state import SiteStore
 from fdfed.wire import TrainInstruction, TrainResult
 from fdfed_client.site import Site
+from tests.plans import PHASED
 
 RUN = "ab" * 8
 TAPS = 9
@@ -94,7 +95,7 @@ def plan_of(**changes: object) -> RunPlan:
         "steps_per_round": 2,
         "loss": "fd",
     }
-    return RunPlan.model_validate(values | changes)
+    return RunPlan.model_validate(PHASED | values | changes)
 
 
 def site_of(folder: Path, *, images: Images | None = None, **changes: Any) -> Site:

@@ -24,6 +24,7 @@ from fdfed.wire import (
 )
 from fdfed_server.flower import empty_run, node_info, set_task_identity
 from fdfed_server.observer import Observer
+from tests.plans import PHASED
 
 TAPS = 9
 Answer = Callable[[str, RecordDict], RecordDict | Error | None]
@@ -38,7 +39,7 @@ def plan_of(**changes: object) -> RunPlan:
         "rounds": 2,
         "strategy": "fedavg",
     }
-    return RunPlan.model_validate(values | changes)
+    return RunPlan.model_validate(PHASED | values | changes)
 
 
 def prepared(site: str) -> Prepared:

@@ -15,6 +15,7 @@ from fdfed_server.run_state import RunState
 from fdfed_server.site_reply import SiteReply
 from fdfed_server.strategy import Strategy
 from fdfed_server.trained_round import TrainedRound
+from tests.plans import PHASED
 
 RUN = "cd" * 8
 EXAMPLES = {"a": 10, "b": 30, "c": 60}
@@ -30,7 +31,7 @@ def plan_of(**changes: object) -> RunPlan:
         "rounds": 4,
         "quorum": 2,
     }
-    return RunPlan.model_validate(values | changes)
+    return RunPlan.model_validate(PHASED | values | changes)
 
 
 def strategy_of(**changes: object) -> Strategy:

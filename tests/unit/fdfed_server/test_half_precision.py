@@ -14,6 +14,7 @@ from fdfed_server.run_state import RunState
 from fdfed_server.site_reply import SiteReply
 from fdfed_server.strategy import Strategy
 from fdfed_server.trained_round import TrainedRound
+from tests.plans import PHASED
 
 EXAMPLES = {"a": 10, "b": 20, "c": 30}
 TAPS = 9
@@ -22,7 +23,7 @@ Arrays = dict[str, np.ndarray]
 
 def strategy_of(**changes: Any) -> Strategy:
     plan = {"sites": list(EXAMPLES), "width": 4, "in_channels": 1, "size": 32, "quorum": 2}
-    return Strategy(RunPlan.model_validate(plan | {"update_precision": "bf16"} | changes))
+    return Strategy(RunPlan.model_validate(PHASED | plan | {"update_precision": "bf16"} | changes))
 
 
 def trained_of(state: RunState) -> frozenset[str]:

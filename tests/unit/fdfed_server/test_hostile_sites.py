@@ -19,6 +19,7 @@ from fdfed_server.run_state import RunState
 from fdfed_server.site_reply import SiteReply
 from fdfed_server.strategy import Strategy
 from fdfed_server.trained_round import TrainedRound
+from tests.plans import PHASED
 
 HONEST = ("a", "b", "c")
 HOSTILE = "mallory"
@@ -38,7 +39,7 @@ def strategy_of(**changes: Any) -> Strategy:
         "rounds": 7,
         "quorum": 3,
     }
-    return Strategy(RunPlan.model_validate(plan | changes))
+    return Strategy(RunPlan.model_validate(PHASED | plan | changes))
 
 
 def honest(state: RunState, site: str, server_round: int) -> Weights:

@@ -15,10 +15,12 @@ from fdfed.evaluation.results import RoundRecord, SitePrivacy, SiteRound
 from fdfed.exchange import TapLayout
 from fdfed_server.private_terms import check_release, stop_if_spent, terms_of_releases
 from fdfed_server.status import StatusWriter, read_status
+from tests.plans import PHASED
 
 LAYOUT = TapLayout(("Enc1", "Bot"), (4, 64))
 PLAN = RunPlan.model_validate(
-    {
+    PHASED
+    | {
         "sites": ["a", "b"],
         "rounds": 4,  # phase 1 is three rounds; only a fourth of five would release prototypes
         "norm": "group",

@@ -15,6 +15,7 @@ from fdfed.errors import InvalidInput, WireError
 from fdfed.evaluation.results import RoundRecord, SiteRound
 from fdfed_server.aggregation import WeightedAverage
 from fdfed_server.update_bound import UpdateBound, update_cap, usual_move
+from tests.plans import PHASED
 
 W = {
     "w": np.array([1, 2, 2, 4], dtype=np.float32),  # length 5
@@ -27,7 +28,7 @@ TRAINED = frozenset({"w"})
 
 def plan_of(**changes: Any) -> RunPlan:
     values = {"rounds": 10, "steps_per_round": 5, "learning_rate": 0.1, **changes}
-    return parse(RunPlan, values, source="the test")
+    return parse(RunPlan, PHASED | values, source="the test")
 
 
 def record_of(number: int, phase: int = 1, **norms: float | SiteRound) -> RoundRecord:

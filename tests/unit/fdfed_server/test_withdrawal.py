@@ -17,8 +17,11 @@ from fdfed.evaluation.results import RoundRecord, SiteRound
 from fdfed_server.lineage import first_round, forget_from, keep_before_newcomers, state_before
 from fdfed_server.run_state import Best, GlobalModel, RunState, load_state, save_state
 from fdfed_server.withdrawal import Withdrawal, plan_withdrawal, withdraw
+from tests.plans import PHASED
 
-PLAN = RunPlan(sites=("a", "b", "c"), rounds=9, width=2, size=32, strategy="fedavg")
+PLAN = RunPlan.model_validate(
+    PHASED | {"sites": ("a", "b", "c"), "rounds": 9, "width": 2, "size": 32, "strategy": "fedavg"}
+)
 KEY = ed25519.Ed25519PrivateKey.generate()
 
 

@@ -228,8 +228,11 @@ def test_a_site_s_epsilon_is_in_a_table_and_a_curve() -> None:
     [
         ({"size": 64}, "<dd>64 × 64 pixels"),
         ({"crop": 32}, "<dd>crops of 32 × 32 pixels at native resolution"),
-        ({"learning_rate": 0.002}, "learning rate 0.002, "),
-        ({"learning_rate_schedule": "poly"}, "learning rate 0.001 falling (poly), "),
+        (
+            {"learning_rate": 0.002, "learning_rate_schedule": "constant"},
+            "learning rate 0.002, ",
+        ),
+        ({"learning_rate": 0.001}, "learning rate 0.001 falling (poly), "),
     ],
 )
 def test_what_was_trained_on_and_how_fast_is_said(changes: dict[str, object], said: str) -> None:

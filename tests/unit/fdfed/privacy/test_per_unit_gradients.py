@@ -23,6 +23,7 @@ from fdfed.training.per_unit_gradients import (
     per_image_gradients,
 )
 from fdfed.training.step import layout_of
+from tests.plans import PHASED
 
 PRIVACY = {
     "epsilon": 8.0,
@@ -44,7 +45,7 @@ def plan_of(**changes: object) -> RunPlan:
         "alpha": {"mode": "fixed", "value": 0.02},
         "privacy": PRIVACY,
     }
-    return RunPlan.model_validate(values | changes)
+    return RunPlan.model_validate(PHASED | values | changes)
 
 
 def batch_of(images: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -135,7 +135,7 @@ def maps_of(seed: int, images: int) -> tuple[dict[str, torch.Tensor], torch.Tens
 def test_a_joint_vector_holds_foreground_then_background_of_every_tap() -> None:
     taps, mask = maps_of(0, 2)
     projection = projections(LAYOUT, dimensions=16, seed=0)
-    found = joint_vectors(taps, mask, projection, MethodPlan())
+    found = joint_vectors(taps, mask, projection, MethodPlan(bound="none"))
     assert found.shape == (2, 2 * (4 + 16 + 16))
     # By hand for the second image at Dec1, whose foreground lies behind Enc1's 4 and Bot's 16.
     inside = mask[1, 0].bool()

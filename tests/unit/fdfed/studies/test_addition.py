@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fdfed.config import warm_rounds
 from fdfed.studies import Trial, TrialResult
 from fdfed.studies.addition.agenda import (
     LOSSES,
@@ -40,7 +41,7 @@ def test_every_loss_meets_every_addition_in_both_protocols() -> None:
 
 def test_the_novel_site_alone_is_cut_and_joins_at_the_end_of_phase_1() -> None:
     quarter = HISTOLOGY.additions[2]
-    phase_1 = base_trial("rehearsal", CONTENT, HISTOLOGY, "L_fd", seed=0).plan.phase_1_rounds
+    warm = warm_rounds(int(CONTENT.common["rounds"]))
     for loss in LOSSES:
         for protocol in PROTOCOLS:
             trial = addition_trial(
@@ -48,7 +49,7 @@ def test_the_novel_site_alone_is_cut_and_joins_at_the_end_of_phase_1() -> None:
             )
             assert trial.plan.sites == ("tnbc", "monuseg")
             assert trial.shares == {"monuseg": 0.25}
-            assert trial.joins_after == (phase_1 if protocol == "joining" else 0)
+            assert trial.joins_after == (warm if protocol == "joining" else 0)
     assert [a.share for a in ULTRASOUND.additions[5:]] == [15, 30, 45, 60]
 
 

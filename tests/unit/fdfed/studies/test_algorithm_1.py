@@ -16,6 +16,7 @@ from fdfed.networks.base import SegmentationNetwork, Tap, TapSink
 from fdfed.simulation import open_sites
 from fdfed.studies import algorithm_1
 from fdfed.studies.algorithm_1 import algorithm_1_terms, train_algorithm_1
+from tests.plans import PHASED
 
 
 class Levels(SegmentationNetwork):
@@ -65,7 +66,7 @@ def plan_of(**changes: Any) -> RunPlan:
         "split": {"held_out": "test", "fold": 0, "folds": 2},
         "phantoms": True,
     }
-    return RunPlan.model_validate(values | changes)
+    return RunPlan.model_validate(PHASED | values | changes)
 
 
 @pytest.fixture(scope="module")

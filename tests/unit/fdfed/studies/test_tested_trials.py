@@ -23,6 +23,7 @@ from fdfed.simulation import Progress, open_sites
 from fdfed.studies import Trial, TrialResult, folder_of, load_results, run_trial
 from fdfed.studies.scored_images import diverged_test_images, tap_discrepancies
 from fdfed_server.observer import Observer
+from tests.plans import PHASED
 
 SITES = ("tnbc", "monuseg")
 SPLIT = {"set_aside": "confirmatory", "held_out": "rehearsal"}
@@ -43,7 +44,9 @@ def trial_of(method: str = "fdfed", *, plan: dict[str, Any] | None = None, **own
         "phantoms": True,
     }
     own = {"opens_test": True} | own
-    return Trial("histology", method, "base", RunPlan.model_validate(values | (plan or {})), **own)
+    return Trial(
+        "histology", method, "base", RunPlan.model_validate(PHASED | values | (plan or {})), **own
+    )
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ from fdfed.training.local_round import train_round_
 from fdfed.training.model_file import load_model
 from fdfed.training.sharing import put_tensors_
 from fdfed_server.run_state import load_state
+from tests.plans import PHASED
 
 SITES = ("tnbc", "monuseg")
 NOTHING: Mapping[str, float] = {}
@@ -49,7 +50,7 @@ def plan_of(**changes: Any) -> RunPlan:
         "split": {"held_out": "test", "fold": 0, "folds": 2},
         "phantoms": True,
     }
-    return RunPlan.model_validate(values | changes)
+    return RunPlan.model_validate(PHASED | values | changes)
 
 
 @pytest.fixture(scope="module")

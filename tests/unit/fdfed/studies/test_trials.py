@@ -20,6 +20,7 @@ from fdfed.studies.phase_one import left_by, phase_1_key
 from fdfed.studies.schedule import _without_waste
 from fdfed_server.observer import Observer
 from fdfed_server.run_state import load_state
+from tests.plans import PHASED
 
 SITES = ("tnbc", "monuseg")
 
@@ -36,7 +37,7 @@ def trial_of(method: str = "fd+exch", /, **changes: Any) -> Trial:
         "split": {"held_out": "test", "fold": 0, "folds": 2},
         "phantoms": True,
     }
-    plan = RunPlan.model_validate(values | changes)
+    plan = RunPlan.model_validate(PHASED | values | changes)
     return Trial("histology", method, "base", plan, diagnosed=True)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fdfed.config import RunPlan
 from fdfed.exchange import CotangentFrame, ExchangeStats, PrototypeFrame, StatsRecorder
+from tests.plans import PHASED
 
 Reply = Callable[[PrototypeFrame], CotangentFrame | None]
 
@@ -82,7 +83,7 @@ def plan_of() -> Callable[..., RunPlan]:
             "steps_per_round": 2,
             "batch_size": 2,
         }
-        return RunPlan.model_validate(values | changes)
+        return RunPlan.model_validate(PHASED | values | changes)
 
     return make
 
