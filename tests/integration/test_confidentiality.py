@@ -38,7 +38,15 @@ IMAGES = {"north": 40, "south": 24}
 CANARY = "zqxcanary"
 TAPS = 9
 PLAN = RunPlan(
-    sites=SITES, width=4, size=32, rounds=3, steps_per_round=2, batch_size=4, augment=False
+    sites=SITES,
+    width=4,
+    size=32,
+    rounds=3,
+    steps_per_round=2,
+    batch_size=4,
+    augment=False,
+    norm="batch",
+    warm_start=True,
 )
 
 

@@ -334,7 +334,7 @@ def test_blinded_taps_of_any_width_and_every_form_give_the_pooled_step(
     names: tuple[str, ...], form: str, tmp_path: Path
 ) -> None:
     # Widths of 6, 12, 24, …: none is a power of two, so all are padded.
-    plan = plan_of(names, width=6, norm="batch", method={"form": form})
+    plan = plan_of(names, width=6, norm="batch", method={"form": form, "bound": "none"})
     data = batches(names)
     federation = Federation(plan, data, tmp_path)
     assert federation.strategy.layout.size < padded_layout(federation.strategy.layout).size

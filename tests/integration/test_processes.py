@@ -23,6 +23,7 @@ RUN = {
     "rounds": 4,
     "steps_per_round": 2,
     "batch_size": 4,
+    "warm_start": True,
     # A secret from the seed, so that all runs compute the same bits; one test has a fresh one.
     "exchange": {"required": True, "blinding": "deterministic"},
 }

@@ -23,6 +23,7 @@ RUN = {
     "width": 4,
     "size": 32,
     "rounds": 21,  # 12 of phase 1, 9 of phase 2
+    "warm_start": True,
     "steps_per_round": 1,
     "batch_size": 4,
     "phantoms": True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -147,8 +148,11 @@ def test_the_figure_of_noise_shows_the_change_from_the_same_loss_without_it(
 def test_a_stage_that_a_study_does_not_have_is_refused() -> None:
     with pytest.raises(InvalidInput, match="no stage tuning; that of baselines serves it"):
         staged_study("figure10", "tuning", CONFIGURATION, Path())
+    open_still = CONFIGURATION.content.model_copy(update={"frozen": False})
     with pytest.raises(InvalidInput, match="opened once the configuration is frozen"):
-        staged_study("ablation-layers", "confirmatory", CONFIGURATION, Path())
+        staged_study(
+            "ablation-layers", "confirmatory", replace(CONFIGURATION, content=open_still), Path()
+        )
 
 
 # --- hospitals out of the parts of a site
