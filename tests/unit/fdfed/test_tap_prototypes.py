@@ -153,6 +153,7 @@ def test_splitting_gives_back_what_was_packed(channels: list[int]) -> None:
             assert np.array_equal(by_tap[name][0], padded[part, place, :width].numpy())
 
 
+@pytest.mark.bad_input
 def test_packing_anything_but_the_layouts_taps_is_refused() -> None:
     layout, good = TapLayout(("a",), (2,)), torch.zeros(1, 2)
     for bad in (torch.zeros(0, 2), torch.zeros(1, 3), torch.zeros(2, 2)):
