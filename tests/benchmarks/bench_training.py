@@ -40,7 +40,7 @@ from monai.engines.trainer import SupervisedTrainer
 from prometheus_client import CollectorRegistry
 from torch import Tensor
 
-from fdfed.config import RunPlan
+from fdfed.config import MethodPlan, RunPlan
 from fdfed.data.planned import open_planned, write_planned_phantoms
 from fdfed.exchange import (
     BlindedExchange,
@@ -355,7 +355,9 @@ def main() -> None:
         plan = RunPlan(
             sites=SITES, network=given.network, width=given.width, size=size, phantoms=True,
             batch_size=given.batch, steps_per_round=given.steps, rounds=2 * given.repeats + 4,
-            strategy="fdfed", loss="fd+exch",
+            strategy="fdfed", loss="fd+exch", learning_rate_schedule="constant",
+            # As the bare loop computes it.
+            method=MethodPlan(bound="none"),
         )  # fmt: skip
         compare(plan, device, given.repeats)
 

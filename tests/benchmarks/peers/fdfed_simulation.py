@@ -34,6 +34,7 @@ def main() -> None:
         loss="seg",
         optimizer="sgd",
         learning_rate=LEARNING_RATE,
+        learning_rate_schedule="constant",
         in_channels=1,
         size=SIDE,
         batch_size=IMAGES,
