@@ -93,23 +93,24 @@ class MethodPlan(Frozen):
         return "cap" if self.bound == "cap" else "none"
 
 
-_PRESETS: Final[dict[str, tuple[bool, MethodPlan, AlphaPlan]]] = {
+_PRESETS: Final[dict[str, tuple[bool, str, MethodPlan, AlphaPlan]]] = {
     "paper": (
         True,
+        "best",
         MethodPlan(pooling="sum", mask_pooling="max", bound="none", form="paper"),
         AlphaPlan(mode="paper"),
     ),
-    "fdfed": (False, MethodPlan(), AlphaPlan()),
+    "fdfed": (True, "last", MethodPlan(), AlphaPlan()),
 }
 
 
 def preset(name: str) -> dict[str, Any]:
-    """`warm_start` and the whole `method` and `alpha` tables of a `[run]` table, by the name of a
-    preset.
+    """`warm_start`, `phase_2_start` and the whole `method` and `alpha` tables of a `[run]` table, by
+    the name of a preset.
 
     `paper`: Definition 1 (sums over pixels), Eq. 1 and Eq. 4 without a bound, and α learned by
-    gradient descent on α L and clipped to [0, 1], after a phase without them. `fdfed`: the
-    defaults. Neither says which loss or strategy is trained. A `[run]` table takes one by
+    gradient descent on α L and clipped to [0, 1], from the best weights of a phase without them.
+    `fdfed`: the defaults. Neither says which loss or strategy is trained. A `[run]` table takes one by
     `preset = "paper"`, and what it says itself comes first.
 
     Raises:
@@ -117,9 +118,10 @@ def preset(name: str) -> dict[str, Any]:
     """
     if name not in _PRESETS:
         raise InvalidInput(f"the preset {name} is not known; use one of: {', '.join(_PRESETS)}")
-    warm_start, method, alpha = _PRESETS[name]
+    warm_start, phase_2_start, method, alpha = _PRESETS[name]
     return {
         "warm_start": warm_start,
+        "phase_2_start": phase_2_start,
         "method": method.model_dump(mode="json"),
         "alpha": alpha.model_dump(mode="json"),
     }
@@ -261,12 +263,13 @@ class RunPlan(Frozen):
     """σ of Gaussian noise that is added to every training image, whose values are in [0, 1]; they
     are clipped to that range again."""
 
-    warm_start: bool = False
-    """Whether a phase 1 with α = 0 comes first, as the paper has it. Without it the discrepancy
-    terms are trained from the first round on."""
-    phase_2_start: Literal["best", "last"] = "best"
-    """What phase 2 begins with. `best`: the weights of phase 1 that validated best, as the paper
-    has it, and fresh optimisers. `last`: weights and optimisers as they are; only α starts."""
+    warm_start: bool = True
+    """Whether a phase 1 with α = 0 comes first. Without it the discrepancy terms are trained from
+    the first round on, and α should be `fixed` or a `ramp`: the target of `dual` would be that of
+    an untrained network, which any network is soon below."""
+    phase_2_start: Literal["best", "last"] = "last"
+    """What phase 2 begins with. `last`: weights and optimisers as they are; only α starts. `best`:
+    the weights of phase 1 that validated best, as the paper has it, and fresh optimisers."""
     method: MethodPlan = MethodPlan()
     alpha: AlphaPlan = AlphaPlan()
     exchange: ExchangePlan = ExchangePlan()

@@ -9,6 +9,7 @@ PHASED: Final[dict[str, Any]] = {
     "learning_rate": 1e-3,
     "learning_rate_schedule": "constant",
     "warm_start": True,
+    "phase_2_start": "best",
     "method": {"bound": "none"},
 }
-"""Two phases, running statistics to travel, one learning rate, and the equations to the letter."""
+"""Two phases, the second from the best of the first, running statistics to travel, one learning rate, and the equations to the letter."""

@@ -107,6 +107,7 @@ COMMON: Final[Changes] = {
     "learning_rate_schedule": "poly",
     "weight_decay": 1e-4,
     "warm_start": True,
+    "phase_2_start": "best",
     "method": {
         "pooling": "map",
         "mask_pooling": "max",

@@ -48,6 +48,7 @@ _COMMON: Final = {
     "learning_rate_schedule": "constant",
     "weight_decay": 1e-4,
     "warm_start": True,
+    "phase_2_start": "best",
     "method": {"bound": "none"},
     "alpha": {"mode": "fixed", "value": 0.1, "maximum": 0.1},
 }

@@ -55,6 +55,7 @@ _PLAN: Final[Mapping[str, Any]] = {
     "strategy": "fdfed",
     "loss": "fd+exch",
     "warm_start": True,
+    "phase_2_start": "best",
     "method": {"bound": "none"},
     "split": {"set_aside": DRAW},
 }

@@ -30,17 +30,20 @@ ABLATION_LAYERS: Final = Design(
 ABLATION_WARM_START: Final = Design(
     name="ablation-warm-start",
     title="A first phase without the discrepancy loss, or the loss from the first round on",
+    # α is fixed: that of `dual` depends on when its target is taken.
     variants=tuple(
         variant
         for method in ("fd", "fdfed")
         for variant in (
             Variant(
-                name=f"{method} from the beginning", method=method, changes={"warm_start": False}
+                name=f"{method} from the beginning",
+                method=method,
+                changes={"warm_start": False, "alpha": {"mode": "fixed"}},
             ),
             Variant(
                 name=f"{method} with warm start",
                 method=method,
-                changes={"warm_start": True},
+                changes={"warm_start": True, "alpha": {"mode": "fixed"}},
                 against=f"{method} from the beginning",
             ),
         )
