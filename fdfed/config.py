@@ -105,13 +105,13 @@ _PRESETS: Final[dict[str, tuple[bool, str, MethodPlan, AlphaPlan]]] = {
 
 
 def preset(name: str) -> dict[str, Any]:
-    """`warm_start`, `phase_2_start` and the whole `method` and `alpha` tables of a `[run]` table, by
-    the name of a preset.
+    """What a `[run]` table says of the phases, and its `method` and `alpha` tables whole, by the
+    name of a preset.
 
     `paper`: Definition 1 (sums over pixels), Eq. 1 and Eq. 4 without a bound, and α learned by
     gradient descent on α L and clipped to [0, 1], from the best weights of a phase without them.
-    `fdfed`: the defaults. Neither says which loss or strategy is trained. A `[run]` table takes one by
-    `preset = "paper"`, and what it says itself comes first.
+    `fdfed`: the defaults. Neither says which loss or strategy is trained. A `[run]` table takes one
+    by `preset = "paper"`, and what it says itself comes first.
 
     Raises:
         InvalidInput: for any other name.

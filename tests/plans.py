@@ -12,4 +12,5 @@ PHASED: Final[dict[str, Any]] = {
     "phase_2_start": "best",
     "method": {"bound": "none"},
 }
-"""Two phases, the second from the best of the first, running statistics to travel, one learning rate, and the equations to the letter."""
+"""Two phases, the second from the best of the first; running statistics to travel; one learning
+rate; and the equations to the letter."""

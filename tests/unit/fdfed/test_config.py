@@ -18,7 +18,7 @@ def test_the_preset_paper_is_the_published_equations_to_the_letter() -> None:
         pooling="sum", mask_pooling="max", bound="none", form="paper", eps=1e-6
     )
     assert plan.alpha.mode == "paper"
-    assert plan.warm_start
+    assert plan.phase_2_start == "best"
 
 
 def test_the_preset_fdfed_is_the_defaults() -> None:
@@ -34,7 +34,7 @@ def test_what_a_table_says_itself_comes_before_its_preset() -> None:
 
 
 def test_a_preset_chooses_neither_loss_nor_strategy() -> None:
-    assert set(preset("paper")) == {"warm_start", "method", "alpha"}
+    assert set(preset("paper")) == {"warm_start", "phase_2_start", "method", "alpha"}
     assert run_plan(preset="paper", strategy="fedavg").effective_loss == "seg"
 
 
@@ -102,10 +102,10 @@ def test_fedbn_has_batch_norm_unless_the_plan_says_otherwise() -> None:
     assert run_plan(strategy="fedavg").norm == "group"
 
 
-def test_a_preset_has_its_warm_start_unless_the_table_says_otherwise() -> None:
+def test_what_a_table_says_of_phases_comes_before_its_preset() -> None:
     assert run_plan(preset="paper").phase_1_rounds > 0
     assert run_plan(preset="paper", warm_start=False).phase_1_rounds == 0
-    assert run_plan(preset="fdfed").phase_1_rounds == 0
+    assert run_plan(preset="paper", phase_2_start="last").phase_2_start == "last"
 
 
 def test_a_constant_learning_rate_is_that_of_every_round() -> None:

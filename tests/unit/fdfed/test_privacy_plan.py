@@ -42,9 +42,9 @@ def test_a_private_plan_survives_its_canonical_text() -> None:
 
 
 def test_prototypes_leave_in_the_rounds_of_phase_2_that_have_a_next_one() -> None:
-    plan = plan_of(rounds=7, warm_start=True)  # phase 1 is ⌈7 · 100/175⌉ = 4 rounds
+    plan = plan_of(rounds=7)  # phase 1 is ⌈7 · 100/175⌉ = 4 rounds
     assert [n for n in range(1, 8) if releases_prototypes(plan, n)] == [5, 6]
-    plan = plan_of(rounds=3)
+    plan = plan_of(rounds=3, warm_start=False)
     assert [n for n in range(1, 4) if releases_prototypes(plan, n)] == [1, 2]
 
 

@@ -239,12 +239,11 @@ def test_the_words_say_what_a_hospital_must_know_before_it_agrees() -> None:
     half = PLAN.model_copy(update={"update_precision": "bf16"})
     assert "as their changes rounded to bf16" in dict(plan_in_words(half))["aggregation"]
     assert "no bound" in words["privacy"]
-    # 4 rounds of 10 steps exchange.
-    assert "prototypes of up to 40 batches" in words["what leaves"]
+    # 4 rounds, of which ceil(4 · 100/175) = 3 are phase 1: one round of 10 steps exchanges.
+    assert "prototypes of up to 10 batches" in words["what leaves"]
     assert "never an image or mask" in words["what leaves"]
-    # Of 4 rounds ceil(4 · 100/175) = 3 are phase 1.
-    warm = PLAN.model_copy(update={"warm_start": True})
-    assert "prototypes of up to 10 batches" in dict(plan_in_words(warm))["what leaves"]
+    cold = PLAN.model_copy(update={"warm_start": False})
+    assert "prototypes of up to 40 batches" in dict(plan_in_words(cold))["what leaves"]
 
 
 def test_what_hides_nothing_is_said_so() -> None:

@@ -59,7 +59,7 @@ def test_the_file_of_the_repository_has_every_row_of_the_protocol() -> None:
         "fedavg+ft", "fedproto", "fedbcs", "fedavg+con", "fedavg+deeps", "pooled+con",
         "pooled+deeps",
     )  # fmt: skip
-    assert content.of_role("reference") == ("pooled+fd", "fd-warm", "sham", "paper")
+    assert content.of_role("reference") == ("pooled+fd", "sham", "paper")
     primary = {name for name, method in content.methods.items() if method.primary}
     assert primary == {"fdfed", "fd", "fedavg", "fedbn", "pooled", "local"}
     assert (content.seeds.primary, content.seeds.others) == (10, 3)
@@ -74,9 +74,7 @@ def test_all_methods_have_the_same_budget_batch_and_augmentation_and_candidates(
             assert len({str(getattr(plan, key)) for plan in plans}) == 1, key
     tuned = {name: len(method.candidates) for name, method in content.methods.items()}
     assert {count for name, count in tuned.items() if count} == {2}
-    assert {name for name, count in tuned.items() if not count} == {
-        "fd", "fd-warm", "sham", "paper",
-    }  # fmt: skip
+    assert {name for name, count in tuned.items() if not count} == {"fd", "sham", "paper"}
 
 
 def test_what_follows_our_method_differs_from_it_in_what_it_says_alone() -> None:
@@ -85,23 +83,20 @@ def test_what_follows_our_method_differs_from_it_in_what_it_says_alone() -> None
     changed = content.model_copy(update={"methods": content.methods | {"fdfed": ours}})
     plans = {
         name: trial("rehearsal", changed, "histology", name, seed=0).plan
-        for name in ("fdfed", "fd", "fd-warm", "sham")
+        for name in ("fdfed", "fd", "sham")
     }
     assert plans["fdfed"].alpha.maximum == 0.1
     own = {"strategy": "fedavg", "loss": "fd"}
     assert plans["fd"] == plans["fdfed"].model_copy(update=own)
     assert plans["sham"] == plans["fdfed"]
-    assert plans["fd-warm"] == plans["fd"].model_copy(update={"warm_start": True})
-    assert not plans["fd"].warm_start
 
 
 def test_the_row_of_the_paper_is_its_preset() -> None:
     plan = trial("rehearsal", read_configuration(FILE).content, "histology", "paper", seed=0).plan
     said, found = preset("paper"), plan.model_dump(mode="json")
     assert plan.effective_loss == "fd+exch"
-    assert {key: found[key] for key in ("warm_start", "method")} == {
-        key: said[key] for key in ("warm_start", "method")
-    }
+    for key in ("warm_start", "phase_2_start", "method"):
+        assert found[key] == said[key]
     assert found["alpha"]["mode"] == "paper"
 
 
