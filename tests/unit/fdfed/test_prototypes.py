@@ -10,8 +10,11 @@ from torch import Tensor
 
 from fdfed.errors import InvalidInput
 from fdfed.prototypes import (
+    MaskPooling,
+    _sums_of_products,
     batch_prototypes,
     masked_prototypes,
+    region_sums,
     tap_regions,
     unit_vectors,
     unit_vectors_backward,
@@ -251,3 +254,26 @@ def test_the_gradient_has_the_layout_of_the_features_and_the_values_do_not_depen
         ..., None, None
     ] * (1 - cells) / (1 - cells).sum((2, 3), keepdim=True)
     torch.testing.assert_close(features.grad, expected)
+
+
+@pytest.mark.parametrize("mask_pooling", ["max", "dual_max"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_sums_over_regions_and_their_gradient_are_those_of_the_sum_written_out(
+    mask_pooling: MaskPooling, layout: torch.memory_format
+) -> None:
+    rng = torch.Generator().manual_seed(3)
+    features = torch.randn(2, 3, 4, 6, generator=rng, dtype=torch.float64)
+    features = features.to(memory_format=layout).requires_grad_()
+    mask = (torch.rand(2, 1, 8, 12, generator=rng) > 0.6).double()
+    regions = tap_regions(mask, features.shape[-2:], mask_pooling)
+    pull = torch.randn(2, 3, 2, generator=rng, dtype=torch.float64)
+
+    found = region_sums(regions, features, partition=mask_pooling == "max")
+    [gradient] = torch.autograd.grad((found * pull).sum(), features)
+    maps = regions.reshape(2, 2, 4, 6)
+    expected = torch.einsum("ncij,nkij->nck", features, maps)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradient, torch.einsum("nck,nkij->ncij", pull, maps))
+    assert gradient.stride() == features.stride()
+    # What a GPU computes of a map whose channels come first.
+    torch.testing.assert_close(_sums_of_products(features.detach(), regions), expected.detach())
