@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fdfed.config import RunPlan, parse, preset, read_toml
+from fdfed.config import RunPlan, parse, read_toml
 from fdfed.errors import InvalidInput
+from fdfed.method_plan import preset
 
 
 def simulate(

@@ -40,7 +40,7 @@ from monai.engines.trainer import SupervisedTrainer
 from prometheus_client import CollectorRegistry
 from torch import Tensor
 
-from fdfed.config import MethodPlan, RunPlan
+from fdfed.config import RunPlan
 from fdfed.data.planned import open_planned, write_planned_phantoms
 from fdfed.exchange import (
     BlindedExchange,
@@ -53,6 +53,7 @@ from fdfed.exchange import (
 )
 from fdfed.kept_memory import keep_freed_memory
 from fdfed.losses import feature_discrepancy_loss, segmentation_loss
+from fdfed.method_plan import MethodPlan
 from fdfed.networks import SegmentationNetwork
 from fdfed.prototypes import batch_prototypes, masked_prototypes
 from fdfed.training.device import resolve_device

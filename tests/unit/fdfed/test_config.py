@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fdfed.config import AlphaPlan, MethodPlan, RunPlan, parse, preset
+from fdfed.config import RunPlan, parse
 from fdfed.errors import InvalidInput
+from fdfed.method_plan import AlphaPlan, MethodPlan, preset
 
 
 def run_plan(**values: object) -> RunPlan:

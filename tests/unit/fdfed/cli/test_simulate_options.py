@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fdfed.cli.simulate import _plan
-from fdfed.config import preset
+from fdfed.method_plan import preset
 
 
 @pytest.fixture
