@@ -8,25 +8,17 @@ where the novel site joins the base's trained federation at the end of its first
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from fdfed.config import RunPlan, parse, warm_rounds
 from fdfed.studies.baselines.agenda import SPLITS, Stage
 from fdfed.studies.baselines.configuration import Comparison
+from fdfed.studies.five_losses import FIVE_LOSSES, Recipe
 from fdfed.studies.trials import Trial
 
 Protocol = Literal["scratch", "joining"]
 PROTOCOLS: Final[tuple[Protocol, ...]] = ("scratch", "joining")
-
-LOSSES: Final[Mapping[str, str]] = {
-    "no L_fd": "fedavg",
-    "L_fd": "fd",
-    "L_fd+L_exch": "fdfed",
-    "L_con": "fedavg+con",
-    "L_deeps": "fedavg+deeps",
-}
-"""The paper's five losses, and the method of the comparison that trains each."""
 
 WITHOUT_PEERS: Final[Mapping[str, str]] = {"fdfed": "fd"}
 """What a method is at a base site that is alone: there is nobody to exchange with."""
@@ -90,21 +82,23 @@ def agenda(stage: Stage, comparison: Comparison) -> list[Trial]:
 def _of_pair(
     stage: Stage, comparison: Comparison, pair: Pair, protocol: Protocol, *, seed: int
 ) -> list[Trial]:
-    alone = {base_trial(stage, comparison, pair, loss, seed=seed).method: loss for loss in LOSSES}
+    alone = {
+        base_trial(stage, comparison, pair, loss, seed=seed).method: loss for loss in FIVE_LOSSES
+    }
     trials = [base_trial(stage, comparison, pair, loss, seed=seed) for loss in alone.values()]
     return trials + [
         addition_trial(stage, comparison, pair, protocol, loss, addition=addition, seed=seed)
         for addition in pair.additions
-        for loss in LOSSES
+        for loss in FIVE_LOSSES
     ]
 
 
 def base_trial(stage: Stage, comparison: Comparison, pair: Pair, loss: str, *, seed: int) -> Trial:
     """The base site alone; the exchange's is that of L_fd."""
-    method = LOSSES[loss]
-    method = WITHOUT_PEERS.get(method, method)
-    plan = _plan(stage, comparison, pair, method, sites=(pair.base,), seed=seed)
-    return Trial(pair.group, method, "base alone", plan, opens_test=True)
+    recipe = FIVE_LOSSES[loss]
+    recipe = replace(recipe, method=WITHOUT_PEERS.get(recipe.method, recipe.method))
+    plan = _plan(stage, comparison, pair, recipe, sites=(pair.base,), seed=seed)
+    return Trial(pair.group, recipe.method, "base alone", plan, opens_test=True)
 
 
 def addition_trial(
@@ -118,11 +112,12 @@ def addition_trial(
     seed: int,
 ) -> Trial:
     """The base site and the novel one with a part of its images."""
+    recipe = FIVE_LOSSES[loss]
     sites = (pair.base, pair.novel)
-    plan = _plan(stage, comparison, pair, LOSSES[loss], sites=sites, seed=seed)
+    plan = _plan(stage, comparison, pair, recipe, sites=sites, seed=seed)
     return Trial(
         pair.group,
-        LOSSES[loss],
+        recipe.method,
         f"{protocol} + {addition.name}",
         plan,
         opens_test=True,
@@ -136,11 +131,11 @@ def _plan(
     stage: Stage,
     comparison: Comparison,
     pair: Pair,
-    method: str,
+    recipe: Recipe,
     *,
     sites: tuple[str, ...],
     seed: int,
 ) -> RunPlan:
-    values = comparison.values(pair.group, method)
+    values = comparison.values(pair.group, recipe.method, recipe.candidate)
     own = {"sites": sites, "seed": seed, "split": dict(SPLITS[stage]), "min_count": 1}
     return parse(RunPlan, {**values, **own}, source="the study")

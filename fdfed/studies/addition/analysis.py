@@ -11,7 +11,6 @@ import numpy as np
 
 from fdfed.evaluation.significance import bootstrap, compare, simultaneous_lower_bounds
 from fdfed.studies.addition.agenda import (
-    LOSSES,
     PAIRS,
     PROTOCOLS,
     SEEDS,
@@ -23,6 +22,7 @@ from fdfed.studies.addition.agenda import (
 from fdfed.studies.baselines.agenda import Stage
 from fdfed.studies.baselines.analysis import differences, site_means
 from fdfed.studies.baselines.configuration import Comparison
+from fdfed.studies.five_losses import FIVE_LOSSES
 from fdfed.studies.trials import Trial, TrialResult
 
 HARM: Final = 0.005
@@ -81,7 +81,7 @@ def analyse(
     verdicts = []
     for pair in PAIRS:
         for protocol in PROTOCOLS:
-            for loss in LOSSES:
+            for loss in FIVE_LOSSES:
                 found = _curve(stage, comparison, results, pair, protocol, loss)
                 cells += found
                 bounds = [cell.bound for cell in found if cell.bound is not None]

@@ -11,10 +11,11 @@ from matplotlib.axes import Axes
 
 from fdfed.evaluation.figure_style import save_chart, series_look
 from fdfed.studies.addition import published
-from fdfed.studies.addition.agenda import LOSSES, PAIRS, PROTOCOLS, SEEDS, agenda
+from fdfed.studies.addition.agenda import PAIRS, PROTOCOLS, SEEDS, agenda
 from fdfed.studies.addition.analysis import HARM, Cell, Verdict, analyse
 from fdfed.studies.baselines.agenda import Stage
 from fdfed.studies.baselines.configuration import Configuration
+from fdfed.studies.five_losses import FIVE_LOSSES
 from fdfed.studies.page import check_page, percent, rewrite_section, write_csv, write_document
 from fdfed.studies.trials import TrialResult
 
@@ -100,7 +101,7 @@ def draw_additions(path: Path, cells: Sequence[Cell]) -> None:
     def draw(axes: Sequence[Axes]) -> None:
         for panel, pair in zip(axes, PAIRS, strict=False):
             ticks = ["alone", *(addition.name for addition in pair.additions)]
-            for number, loss in enumerate(LOSSES):
+            for number, loss in enumerate(FIVE_LOSSES):
                 points = [
                     (ticks.index(cell.addition), 100 * cell.dice)
                     for cell in cells
@@ -109,7 +110,7 @@ def draw_additions(path: Path, cells: Sequence[Cell]) -> None:
                 _line(panel, number, loss, points)
             _finish(panel, f"{pair.base} + {pair.novel}, here", ticks)
         for panel, (title, labels) in zip(axes[len(PAIRS) :], published.TICKS.items(), strict=True):
-            for number, loss in enumerate(LOSSES):
+            for number, loss in enumerate(FIVE_LOSSES):
                 _line(panel, number, loss, list(enumerate(published.DICE[title][loss])))
             _finish(panel, f"published: {title}", labels)
         axes[0].set_ylabel("Dice of the base site, %")
@@ -152,7 +153,7 @@ def _verdicts_table(verdicts: Sequence[Verdict]) -> str:
 def _cells_table(cells: Sequence[Cell]) -> str:
     names = list(dict.fromkeys(cell.addition for cell in cells))
     lines = ["| loss | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 1)]
-    for loss in LOSSES:
+    for loss in FIVE_LOSSES:
         row = [_cell(cell) for cell in cells if cell.loss == loss]
         lines.append(f"| {loss} | " + " | ".join(row) + " |")
     seeds = f"Dice, in brackets the change against the base alone; {SEEDS} seeds where complete."
@@ -176,7 +177,7 @@ def _published_tables() -> str:
     ]
     for title, ticks in published.TICKS.items():
         lines = [f"| {title} | " + " | ".join(ticks) + " |", "|" + "---|" * (len(ticks) + 1)]
-        for loss in LOSSES:
+        for loss in FIVE_LOSSES:
             values = " | ".join(f"{value:.1f}" for value in published.DICE[title][loss])
             lines.append(f"| {loss} | {values} |")
         parts.append("\n".join(lines))

@@ -9,7 +9,8 @@ from typing import Any
 
 from fdfed.studies.baselines.agenda import Stage
 from fdfed.studies.baselines.configuration import Configuration
-from fdfed.studies.observations.views import WITH, WITHOUT, Rows, Seen, View
+from fdfed.studies.five_losses import WITH, WITHOUT
+from fdfed.studies.observations.views import Rows, Seen, View
 from fdfed.studies.page import check_page, rewrite_section, write_csv, write_document
 from fdfed.studies.trials import TrialResult
 

@@ -26,7 +26,8 @@ from fdfed.networks import SegmentationNetwork
 from fdfed.simulation import open_sites
 from fdfed.studies.baselines.agenda import Stage
 from fdfed.studies.baselines.configuration import Configuration
-from fdfed.studies.observations.views import WITH, WITHOUT, View
+from fdfed.studies.five_losses import WITH, WITHOUT
+from fdfed.studies.observations.views import View
 from fdfed.studies.page import check_page, rewrite_section, write_document
 from fdfed.studies.scored_images import ScoredImage
 from fdfed.studies.trials import Trial, TrialResult, final_network, folder_of

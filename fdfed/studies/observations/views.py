@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from fdfed.studies.five_losses import MATCHED, WITH, WITHOUT, Recipe
 from fdfed.studies.observations import figures, tables
 from fdfed.studies.observations.measures import (
     averaged,
@@ -18,9 +19,6 @@ from fdfed.studies.observations.measures import (
 from fdfed.studies.scored_images import ScoredImage
 from fdfed.studies.trials import TrialResult
 from fdfed.studies.variants.design import Design, Variant
-
-WITHOUT: Final = "no L_fd"
-WITH: Final = "L_fd"
 
 Rows = list[dict[str, Any]]
 BySeed = Mapping[int, TrialResult]
@@ -69,8 +67,8 @@ class View:
             name=self.name,
             title=self.title,
             variants=(
-                Variant(name=WITHOUT, method="fedavg"),
-                Variant(name=WITH, method="fd", against=WITHOUT),
+                Variant(name=WITHOUT, recipe=MATCHED),
+                Variant(name=WITH, recipe=Recipe("fd"), against=WITHOUT),
             ),
             seeds=self.seeds,
         )

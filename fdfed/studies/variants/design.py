@@ -9,6 +9,7 @@ from typing import Any
 from fdfed.config import RunPlan, parse
 from fdfed.studies.baselines.agenda import SPLITS, Stage
 from fdfed.studies.baselines.configuration import Comparison
+from fdfed.studies.five_losses import Recipe
 from fdfed.studies.merging import merged
 from fdfed.studies.trials import Trial, TrialResult
 
@@ -18,7 +19,7 @@ class Variant:
     """One row."""
 
     name: str
-    method: str
+    recipe: Recipe
     """Of the comparison's configuration, where it starts from."""
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Of the run plan."""
@@ -71,19 +72,20 @@ class Design:
     ) -> Trial:
         """One trial. A variant that changes nothing is the comparison's own trial, and is run once
         where both studies have one folder."""
-        values = merged(comparison.values(group, variant.method), variant.changes)
+        method, candidate = variant.recipe.method, variant.recipe.candidate
+        values = merged(comparison.values(group, method, candidate), variant.changes)
         if variant.sites:
             values["sites"] = variant.sites
         split = SPLITS["rehearsal" if self.development_only else stage]
         own = {"seed": seed, "split": dict(split), "min_count": 1}
-        row = comparison.methods[variant.method]
+        row = comparison.methods[method]
         return Trial(
             group,
-            variant.method,
+            method,
             variant.name,
             parse(RunPlan, {**values, **own}, source=f"the study {self.name}"),
             trainer=row.trainer,
-            parameters=comparison.parameters(variant.method),
+            parameters=comparison.parameters(method, candidate),
             opens_test=True,
             evaluate=variant.evaluate,
         )

@@ -6,18 +6,20 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
+from fdfed.studies.baselines.configuration import BASE
+from fdfed.studies.five_losses import FIVE_LOSSES, MATCHED, WITHOUT, Recipe
 from fdfed.studies.variants.design import Design, Published, Variant
 
 ABLATION_LAYERS: Final = Design(
     name="ablation-layers",
     title="L_fd at all taps, or at one",
     variants=(
-        Variant(name="no L_fd", method="fedavg"),
-        Variant(name="all taps", method="fd", against="no L_fd"),
+        Variant(name=WITHOUT, recipe=MATCHED),
+        Variant(name="all taps", recipe=Recipe("fd"), against=WITHOUT),
         *(
             Variant(
                 name=f"{tap} alone",
-                method="fd",
+                recipe=Recipe("fd"),
                 changes={"alpha": {"taps": (tap,)}},
                 against="all taps",
             )
@@ -37,12 +39,12 @@ ABLATION_WARM_START: Final = Design(
         for variant in (
             Variant(
                 name=f"{method} from the beginning",
-                method=method,
+                recipe=Recipe(method),
                 changes={"warm_start": False, "alpha": {"mode": "fixed"}},
             ),
             Variant(
                 name=f"{method} with warm start",
-                method=method,
+                recipe=Recipe(method),
                 changes={"warm_start": True, "alpha": {"mode": "fixed"}},
                 against=f"{method} from the beginning",
             ),
@@ -56,14 +58,6 @@ ABLATION_WARM_START: Final = Design(
 NOISE: Final = (0.0, 0.05, 0.10, 0.15, 0.20)
 """σ, of images in [0, 1]; supplement I has all but the first."""
 
-NOISE_LOSSES: Final[Mapping[str, str]] = {
-    "no L_fd": "fedavg",
-    "L_fd": "fd",
-    "L_fd+L_exch": "fdfed",
-    "L_con": "fedavg+con",
-    "L_deeps": "fedavg+deeps",
-}
-
 
 def noisy(loss: str, sigma: float) -> str:
     """The name of the variant."""
@@ -76,12 +70,12 @@ FIGURE_10: Final = Design(
     variants=tuple(
         Variant(
             name=noisy(loss, sigma),
-            method=method,
+            recipe=recipe,
             changes={"noise": sigma} if sigma else {},
             against=noisy(loss, 0.0) if sigma else None,
         )
         for sigma in NOISE
-        for loss, method in NOISE_LOSSES.items()
+        for loss, recipe in FIVE_LOSSES.items()
     ),
     note="The paper's Fig. 10 has its values in the picture alone; none can stand beside ours.",
 )
@@ -92,10 +86,10 @@ NETWORKS: Final = ("unet", "attention-unet", "nucleisegnet", "cmunet")
 def _without_and_with(network: str, **changes: Any) -> tuple[Variant, Variant]:
     alone = {"strategy": "local", "network": network, **changes}
     return (
-        Variant(name=f"{network}, no L_fd", method="local", changes=alone),
+        Variant(name=f"{network}, no L_fd", recipe=Recipe("local", BASE), changes=alone),
         Variant(
             name=f"{network}, L_fd",
-            method="fd",
+            recipe=Recipe("fd"),
             changes=alone | {"loss": "fd"},
             against=f"{network}, no L_fd",
         ),
@@ -129,17 +123,17 @@ TABLE_3: Final = Design(
     variants=(
         Variant(
             name="swin-unet",
-            method="local",
+            recipe=Recipe("local"),
             changes={"network": "swin-unet", "size": 224, "crop": None},
         ),
         Variant(
             name="transunet",
-            method="local",
+            recipe=Recipe("local"),
             changes={"network": "transunet", "size": 256, "crop": None},
         ),
         Variant(
             name="nucleisegnet, L_fd",
-            method="fd",
+            recipe=Recipe("fd"),
             changes={"strategy": "local", "network": "nucleisegnet", "size": 224, "crop": None},
             against="swin-unet",
         ),
@@ -170,16 +164,16 @@ UNSEEN_SITE: Final = Design(
     title="A hospital that took no part in the training",
     variants=tuple(
         Variant(
-            name=unseen(method, left_out),
-            method=method,
+            name=unseen(recipe.method, left_out),
+            recipe=recipe,
             sites=tuple(site for site in sites if site != left_out),
             evaluate=(left_out,),
             groups=(group,),
-            against=None if method == "fedavg" else unseen("fedavg", left_out),
+            against=None if recipe is MATCHED else unseen(MATCHED.method, left_out),
         )
         for group, sites in SITES_OF.items()
         for left_out in sites
-        for method in ("fedavg", "pooled", "fd", "fdfed")
+        for recipe in (MATCHED, Recipe("pooled"), Recipe("fd"), Recipe("fdfed"))
     ),
     development_only=True,
     note="MoNuSeg is two hospitals here, by whether a tissue source site sent one patient or more, "

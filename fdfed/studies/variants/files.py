@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from fdfed.evaluation.figure_style import save_chart, series_look
 from fdfed.studies.baselines.agenda import Stage
 from fdfed.studies.baselines.configuration import Configuration
+from fdfed.studies.five_losses import FIVE_LOSSES
 from fdfed.studies.observations.tables import by_difficulty
 from fdfed.studies.page import check_page, percent, rewrite_section, write_csv, write_document
 from fdfed.studies.trials import TrialResult
@@ -21,7 +22,6 @@ from fdfed.studies.variants.designs import (
     FIGURE_10,
     NETWORKS,
     NOISE,
-    NOISE_LOSSES,
     TABLE_2,
     noisy,
 )
@@ -183,7 +183,7 @@ def draw_noise(path: Path, rows: Sequence[Row]) -> None:
 
     def draw(axes: Sequence[Axes]) -> None:
         for panel, group in zip(axes, groups, strict=True):
-            for number, loss in enumerate(NOISE_LOSSES):
+            for number, loss in enumerate(FIVE_LOSSES):
                 clear = dice.get((group, noisy(loss, 0.0)))
                 points = [
                     (sigma, 100 * (value - clear))

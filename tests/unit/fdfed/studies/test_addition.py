@@ -9,7 +9,6 @@ import pytest
 from fdfed.config import warm_rounds
 from fdfed.studies import Trial, TrialResult
 from fdfed.studies.addition.agenda import (
-    LOSSES,
     PAIRS,
     PROTOCOLS,
     SEEDS,
@@ -21,6 +20,7 @@ from fdfed.studies.addition.analysis import analyse
 from fdfed.studies.addition.files import Report
 from fdfed.studies.addition.published import DICE, TICKS
 from fdfed.studies.baselines.configuration import read_configuration
+from fdfed.studies.five_losses import FIVE_LOSSES
 from fdfed.studies.page import END, begin_mark
 from fdfed.studies.scored_images import ScoredImage
 
@@ -42,7 +42,7 @@ def test_every_loss_meets_every_addition_in_both_protocols() -> None:
 def test_the_novel_site_alone_is_cut_and_joins_at_the_end_of_phase_1() -> None:
     quarter = HISTOLOGY.additions[2]
     warm = warm_rounds(int(CONTENT.common["rounds"]))
-    for loss in LOSSES:
+    for loss in FIVE_LOSSES:
         for protocol in PROTOCOLS:
             trial = addition_trial(
                 "rehearsal", CONTENT, HISTOLOGY, protocol, loss, addition=quarter, seed=0
@@ -132,7 +132,7 @@ def test_forgetting_is_what_the_base_lost_since_the_other_joined() -> None:
 
 def test_the_published_curves_have_a_value_a_tick_and_begin_with_table_2() -> None:
     for title, ticks in TICKS.items():
-        assert set(DICE[title]) == set(LOSSES)
+        assert set(DICE[title]) == set(FIVE_LOSSES)
         assert {len(values) for values in DICE[title].values()} == {len(ticks)}
     # Table 2: NuSegNet on TNBC 81.69 and 82.65, CMUNet on US-TNBC 49.59 and 50.22.
     first, second = DICE.values()

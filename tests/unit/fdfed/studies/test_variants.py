@@ -13,13 +13,16 @@ import pytest
 from PIL import Image
 
 from fdfed.cli.study import Name
+from fdfed.config import RunPlan, parse
 from fdfed.data import open_site
 from fdfed.errors import DataError, InvalidInput
 from fdfed.studies import Trial, TrialResult
 from fdfed.studies.baselines.agenda import trial as compared_trial
-from fdfed.studies.baselines.configuration import read_configuration
+from fdfed.studies.baselines.configuration import BASE, read_configuration
 from fdfed.studies.catalogue import COMPARISONS, STUDIES, staged_study
+from fdfed.studies.five_losses import FIVE_LOSSES, MATCHED, WITH
 from fdfed.studies.held_out import draw_held_out
+from fdfed.studies.phase_one import left_by, phase_1_key
 from fdfed.studies.scored_images import ScoredImage
 from fdfed.studies.variants.analysis import analyse
 from fdfed.studies.variants.designs import (
@@ -55,8 +58,24 @@ def test_every_trial_of_a_design_is_one_that_can_be_run(name: str) -> None:
 
 def test_a_row_that_changes_nothing_is_the_trial_of_the_comparison() -> None:
     own = {t.name for t in ABLATION_LAYERS.agenda("rehearsal", CONTENT) if t.plan.seed == 0}
-    for method in ("fedavg", "fd"):
-        assert compared_trial("rehearsal", CONTENT, "histology", method, seed=0).name in own
+    for method, candidate in (("fedavg", BASE), ("fd", None)):
+        compared = compared_trial(
+            "rehearsal", CONTENT, "histology", method, seed=0, candidate=candidate
+        )
+        assert compared.name in own
+
+
+@pytest.mark.parametrize("group", CONTENT.groups)
+def test_training_without_l_fd_differs_from_that_with_it_in_the_loss_alone(group: str) -> None:
+    without, with_loss = (
+        parse(RunPlan, CONTENT.values(group, recipe.method, recipe.candidate), source="a test")
+        for recipe in (MATCHED, FIVE_LOSSES[WITH])
+    )
+    assert (without.loss, with_loss.loss) == ("seg", "fd")
+    assert with_loss.model_copy(update={"loss": "seg"}) == without
+    left = left_by(without)
+    assert left is not None
+    assert phase_1_key(with_loss) in left[0]
 
 
 def test_layers_differ_in_the_taps_that_have_a_weight_alone() -> None:
