@@ -419,6 +419,22 @@ def parse(model: type[Model], values: Any, *, source: str) -> Model:
         raise InvalidInput(f"{source} cannot be used:\n" + "\n".join(lines)) from err
 
 
+def read_json(model: type[Model], path: Path, *, wanted: str) -> Model:
+    """The `model` in a JSON file, which a stranger may have written.
+
+    Args:
+        wanted: what to give in its place, for the message if there is no such file.
+
+    Raises:
+        InvalidInput: if the file is missing, or holds something else.
+    """
+    try:
+        text = path.read_bytes()
+    except OSError as err:
+        raise InvalidInput(f"{path} cannot be read ({err.strerror}); give {wanted}") from err
+    return parse(model, strict_json.loads(text, source=str(path)), source=str(path))
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file.
 

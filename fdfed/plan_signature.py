@@ -13,7 +13,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from fdfed.config import RunPlan
-from fdfed.errors import CryptoError, InvalidInput
+from fdfed.errors import CryptoError
+from fdfed.signing_key import read_signing_key
 
 _LABEL: Final = b"fdfed run plan 1\n"
 
@@ -61,12 +62,8 @@ def read_plan_key(path: Path) -> ed25519.Ed25519PrivateKey:
         InvalidInput: if the file is missing.
         CryptoError: if it holds no key.
     """
-    try:
-        return ed25519.Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text()))
-    except OSError as err:
-        raise InvalidInput(
-            f"{path} cannot be read ({err.strerror}); it signs the run plan, and `fdfed-server "
-            "provision` makes it. A folder of an earlier version lacks it: provision anew"
-        ) from err
-    except ValueError as err:
-        raise CryptoError(f"{path} holds no Ed25519 key in hexadecimal; restore it") from err
+    return read_signing_key(
+        path,
+        whence="it signs the run plan, and `fdfed-server provision` makes it. A folder of an "
+        "earlier version lacks it: provision anew",
+    )

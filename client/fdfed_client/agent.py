@@ -29,7 +29,7 @@ from fdfed_client.group import GroupSecrets
 from fdfed_client.local_model import PrivacyAtSite
 from fdfed_client.local_report import LocalReport
 from fdfed_client.masking import Masking, signer_of
-from fdfed_client.membership import Membership, read_signing_key
+from fdfed_client.membership import Membership, read_site_key
 from fdfed_client.plan_approval import Ask, PlanApproval, PlanRecords
 from fdfed_client.site import Site
 from fdfed_client.watching import watched
@@ -123,7 +123,7 @@ def run_agent(
 
     with ExitStack() as stack:
         watchers = stack.enter_context(watched(config, membership=membership, presence=presence))
-        key = read_signing_key(config.signing_key)
+        key = read_site_key(config.signing_key)
         audit = stack.enter_context(
             AuditLog(config.state / "audit.log", key=key, watch=watchers.noted)
         )

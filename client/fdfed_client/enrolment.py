@@ -29,9 +29,10 @@ from fdfed.errors import CryptoError, InvalidInput
 from fdfed.exchange import HpkePrivateKey, HpkePublicKey
 from fdfed.private_file import line, replace_private, write_private
 from fdfed.roster import Roster, SignedRoster, site_fingerprint
+from fdfed.signing_key import write_signing_key
 from fdfed_client.config import SiteConfig
 from fdfed_client.flower.fleet import load_node_key
-from fdfed_client.membership import read_signing_key
+from fdfed_client.membership import read_site_key
 
 REQUEST: Final = "request.json"
 ANSWER: Final = "answer.json"
@@ -149,8 +150,7 @@ class SiteFolder:
             suite = HpkePublicKey.read(config.server_hpke_key).suite
             write_private(config.hpke_key, line(HpkePrivateKey.generate(suite).text))
         if not config.signing_key.exists():
-            secret = ed25519.Ed25519PrivateKey.generate().private_bytes_raw()
-            write_private(config.signing_key, line(secret.hex()))
+            write_signing_key(config.signing_key, ed25519.Ed25519PrivateKey.generate())
 
     def _signed_request(self, token: str | None) -> EnrolmentRequest:
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.config.site)])
@@ -161,7 +161,7 @@ class SiteFolder:
             csr=csr.public_bytes(Encoding.PEM).decode(),
             node_public_key=self._node_public_key(),
             hpke_public_key=HpkePrivateKey.read(self.config.hpke_key).public.text,
-            signing_key=read_signing_key(self.config.signing_key),
+            signing_key=read_site_key(self.config.signing_key),
             token=token,
         )
 
@@ -180,7 +180,7 @@ class SiteFolder:
         return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
     def _own_keys(self) -> OwnKeys:
-        signing_key = read_signing_key(self.config.signing_key)
+        signing_key = read_site_key(self.config.signing_key)
         return OwnKeys(
             site=self.config.site,
             fingerprint=site_fingerprint(

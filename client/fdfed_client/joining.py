@@ -134,15 +134,4 @@ def _header(
     scored = torch.tensor(known, dtype=torch.float64)
     spread = float(scored.std()) if len(known) > 1 else 0.0
     dice = {site: SiteDice(n=len(known), mean=float(scored.mean()), sd=spread)} if known else {}
-    return ModelHeader(
-        network=plan.network,
-        width=plan.width,
-        norm=plan.norm,
-        in_channels=plan.in_channels,
-        size=plan.size,
-        crop=plan.crop,
-        taps=network.tap_names,
-        site=site,
-        phantoms=plan.phantoms,
-        dice=dice,
-    )
+    return ModelHeader.of(plan, network.tap_names, site=site, dice=dice)

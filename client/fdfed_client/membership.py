@@ -9,11 +9,12 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from fdfed.errors import CryptoError, InvalidInput
+from fdfed.errors import CryptoError
 from fdfed.exchange import HpkePrivateKey
 from fdfed.exchange.group_secret import Member
 from fdfed.roster import SignedRoster
 from fdfed.roster_keeper import RosterKeeper
+from fdfed.signing_key import read_signing_key
 from fdfed_client.config import SiteConfig
 
 _USED: Final = "roster-used.json"
@@ -51,7 +52,7 @@ class Membership:
         member = Member(
             config.site,
             keeper.current,
-            read_signing_key(config.signing_key),
+            read_site_key(config.signing_key),
             HpkePrivateKey.read(config.hpke_key),
         )
         approved = None if config.approved is None else frozenset(config.approved)
@@ -105,19 +106,14 @@ class Membership:
         return replace(member, roster=roster, approved=approved)
 
 
-def read_signing_key(path: Path) -> ed25519.Ed25519PrivateKey:
+def read_site_key(path: Path) -> ed25519.Ed25519PrivateKey:
     """The key in the file `path`, with which the site signs what it seals, and its audit log.
 
     Raises:
         InvalidInput: if the file is missing.
         CryptoError: if it holds no key.
     """
-    try:
-        return ed25519.Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text()))
-    except OSError as err:
-        raise InvalidInput(
-            f"{path} cannot be read ({err.strerror}); `fdfed-client enrol` makes it, and a "
-            "folder of an earlier version lacks it"
-        ) from err
-    except ValueError as err:
-        raise CryptoError(f"{path} holds no Ed25519 key in hexadecimal; restore it") from err
+    return read_signing_key(
+        path,
+        whence="`fdfed-client enrol` makes it, and a folder of an earlier version lacks it",
+    )

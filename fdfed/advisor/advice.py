@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from fdfed import strict_json
 from fdfed.advisor.calibration import Calibration, Forecast, forecast
 from fdfed.advisor.shift import mean_shift, shifts_of
 from fdfed.advisor.summary import SiteSummary
 from fdfed.atomic_file import write_text
-from fdfed.config import Frozen, SiteName, parse
+from fdfed.config import Frozen, SiteName, read_json
 from fdfed.errors import InvalidInput
 
 FORMAT: Final = 1
@@ -119,8 +118,4 @@ def load_advice(path: Path) -> Advice:
     Raises:
         InvalidInput: if the file is missing or is no advice.
     """
-    try:
-        text = path.read_bytes()
-    except OSError as err:
-        raise InvalidInput(f"{path} cannot be read ({err.strerror}); give an advice.json") from err
-    return parse(Advice, strict_json.loads(text, source=str(path)), source=str(path))
+    return read_json(Advice, path, wanted="an advice.json")

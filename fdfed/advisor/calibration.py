@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fdfed import strict_json
 from fdfed.atomic_file import write_text
-from fdfed.config import Frozen, SiteName, parse
+from fdfed.config import Frozen, SiteName, read_json
 from fdfed.errors import InvalidInput
 
 FORMAT: Final = 1
@@ -186,14 +185,9 @@ def load_calibration(path: Path) -> Calibration:
     Raises:
         InvalidInput: if the file is missing or is no calibration.
     """
-    try:
-        text = path.read_bytes()
-    except OSError as err:
-        raise InvalidInput(
-            f"{path} cannot be read ({err.strerror}); give the calibration.json that `fdfed study "
-            "advisor` wrote, or none"
-        ) from err
-    return parse(Calibration, strict_json.loads(text, source=str(path)), source=str(path))
+    return read_json(
+        Calibration, path, wanted="the calibration.json that `fdfed study advisor` wrote, or none"
+    )
 
 
 Line = Callable[[NDArray[np.float64]], NDArray[np.float64]]

@@ -15,9 +15,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from fdfed import strict_json
 from fdfed.atomic_file import write_text
-from fdfed.config import Frozen, SiteName, parse
+from fdfed.config import Frozen, SiteName, read_json
 from fdfed.errors import InvalidInput
 from fdfed.evaluation.scoring import Batches
 from fdfed.evaluation.whole_image import padded_to_fit
@@ -134,14 +133,7 @@ def load_summary(path: Path) -> SiteSummary:
     Raises:
         InvalidInput: if the file is missing or is no summary.
     """
-    try:
-        text = path.read_bytes()
-    except OSError as err:
-        raise InvalidInput(
-            f"{path} cannot be read ({err.strerror}); give a file that `fdfed advise --summaries` "
-            "wrote"
-        ) from err
-    return parse(SiteSummary, strict_json.loads(text, source=str(path)), source=str(path))
+    return read_json(SiteSummary, path, wanted="a file that `fdfed advise --summaries` wrote")
 
 
 def _features(

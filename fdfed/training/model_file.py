@@ -6,9 +6,9 @@ entry `fdfed` is a `ModelHeader` as JSON. Nothing in the file is executed when i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import torch
 from pydantic import Field
@@ -19,7 +19,7 @@ from torch import Tensor
 import fdfed
 from fdfed import strict_json
 from fdfed.atomic_file import replacing
-from fdfed.config import Frozen, SiteName, parse
+from fdfed.config import Frozen, RunPlan, SiteName, parse
 from fdfed.errors import InvalidInput
 from fdfed.networks import SegmentationNetwork, create_network
 
@@ -67,6 +67,20 @@ class ModelHeader(Frozen):
     phantoms: bool = False
     """Whether it was trained on built-in phantoms, and so means nothing on real images."""
     dice: dict[SiteName, SiteDice] = Field(default_factory=dict)
+
+    @classmethod
+    def of(cls, plan: RunPlan, taps: Sequence[str], **made: Any) -> ModelHeader:
+        """The header of a network that the plan describes.
+
+        Args:
+            taps: the network's, by name.
+            made: what came of training it: `alpha`, `site`, `round`, `dice`.
+        """
+        described = {
+            name: getattr(plan, name)
+            for name in ("network", "width", "norm", "in_channels", "size", "crop", "phantoms")
+        }
+        return cls(**described, taps=tuple(taps), **made)
 
 
 def save_model(path: Path, state_dict: Mapping[str, Tensor], header: ModelHeader) -> None:

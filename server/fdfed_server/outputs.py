@@ -153,18 +153,12 @@ def model_header(state: RunState, results: RunResults, *, site: str | None = Non
     made_in = state.best.server_round
     if site is not None and plan.strategy == "local":
         made_in, _ = state.site_best.get(site, (0, UNKNOWN_SCORE))
-    return ModelHeader(
-        network=plan.network,
-        width=plan.width,
-        norm=plan.norm,
-        in_channels=plan.in_channels,
-        size=plan.size,
-        crop=plan.crop,
-        taps=network.tap_names,
+    return ModelHeader.of(
+        plan,
+        network.tap_names,
         alpha=alpha,
         site=site,
         round=made_in or None,
-        phantoms=plan.phantoms,
         dice={
             name: SiteDice(n=entry.n_scored, mean=entry.dice, sd=entry.dice_sd or 0.0)
             for name, entry in results.sites.items()

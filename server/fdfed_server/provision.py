@@ -36,12 +36,13 @@ from fdfed.errors import InvalidInput
 from fdfed.exchange.hpke import HpkePrivateKey, HpkePublicKey, HpkeSuite
 from fdfed.private_file import line, write_private
 from fdfed.roster import Roster, SiteIdentity
+from fdfed.signing_key import write_signing_key
 from fdfed_server.certificates import Authority, private_pem
 from fdfed_server.config import FederationConfig, ServerConfig
 from fdfed_server.handing_out import hand_out, hand_out_invitations
 from fdfed_server.roster_change import add_signature, publish
 from fdfed_server.site_folder import write_dealt, write_pack
-from fdfed_server.vault import SIGNER_KEY, Vault, read_signing_key, write_signing_key
+from fdfed_server.vault import SIGNER_KEY, Vault, read_signer_key
 
 _LOOPBACK: Final = ("localhost", "127.0.0.1")
 """Always in the server's certificate: the coordinator verifies its own SuperLink there."""
@@ -109,7 +110,7 @@ def provision(
     vault = _write_vault(out, authority, hpke_key.public, policy, keys)
     identities = _write_sites(vault, authority, options, hpke_key.public, out, dealt=with_site_keys)
     plan_key = ed25519.Ed25519PrivateKey.generate()
-    write_private(out / "server" / "plan.key", line(plan_key.private_bytes_raw().hex()))
+    write_signing_key(out / "server" / "plan.key", plan_key)
     roster = Roster(
         sites=identities,
         policies=(PolicyStep(policy=policy),),
@@ -179,7 +180,7 @@ def provision_site(name: str, out: Path, *, days: int = 365, with_site_keys: boo
 def _keys_at_hand(out: Path) -> list[ed25519.Ed25519PrivateKey]:
     """The signers' keys that lie below `out`, as they do with a trusted dealer."""
     paths = sorted((out / "signers").glob("*.key")) or [out / "consortium" / SIGNER_KEY]
-    return [read_signing_key(path) for path in paths]
+    return [read_signer_key(path) for path in paths]
 
 
 def _check(

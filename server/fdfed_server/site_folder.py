@@ -21,6 +21,7 @@ from fdfed.enrolment import Invitation
 from fdfed.exchange.hpke import HpkePrivateKey, HpkePublicKey
 from fdfed.private_file import line, write_private
 from fdfed.roster import SiteIdentity
+from fdfed.signing_key import write_signing_key
 from fdfed_server.certificates import Authority, private_pem
 from fdfed_server.config import ServerConfig
 
@@ -81,7 +82,7 @@ def write_dealt(
     hpke_key = HpkePrivateKey.generate(server_hpke.suite)
     write_private(folder / "hpke.key", line(hpke_key.text))
     signing_key = ed25519.Ed25519PrivateKey.generate()
-    write_private(folder / "signing.key", line(signing_key.private_bytes_raw().hex()))
+    write_signing_key(folder / "signing.key", signing_key)
     public = node_key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
     return SiteIdentity(
         node_public_key=public.decode(),

@@ -27,9 +27,10 @@ from pydantic import TypeAdapter, ValidationError
 from fdfed.config import Frozen, SiteName
 from fdfed.consortium import PolicyStep, Signature, SigningPolicy, parse_signatures, signatures_text
 from fdfed.enrolment import EnrolmentRequest, Invitation, Token
-from fdfed.errors import CryptoError, InvalidInput
-from fdfed.private_file import line, replace_private, write_private
+from fdfed.errors import InvalidInput
+from fdfed.private_file import line, replace_private
 from fdfed.roster import Roster, SignedRoster
+from fdfed.signing_key import read_signing_key
 
 SIGNER_KEY: Final = "consortium.key"
 _TOKENS: Final = TypeAdapter(dict[SiteName, Token])
@@ -185,24 +186,11 @@ class Vault:
             return False
 
 
-def write_signing_key(path: Path, key: ed25519.Ed25519PrivateKey) -> None:
-    """Keeps a signer's key in a new file."""
-    write_private(path, line(key.private_bytes_raw().hex()))
-
-
-def read_signing_key(path: Path) -> ed25519.Ed25519PrivateKey:
+def read_signer_key(path: Path) -> ed25519.Ed25519PrivateKey:
     """The signer's key in the file `path`.
 
     Raises:
         InvalidInput: if the file is missing.
         CryptoError: if it holds no key.
     """
-    try:
-        return ed25519.Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text()))
-    except OSError as err:
-        raise InvalidInput(
-            f"{path} cannot be read ({err.strerror}); a roster can only be signed where a signer's "
-            "key is"
-        ) from err
-    except ValueError as err:
-        raise CryptoError(f"{path} holds no Ed25519 key in hexadecimal; restore it") from err
+    return read_signing_key(path, whence="a roster can only be signed where a signer's key is")

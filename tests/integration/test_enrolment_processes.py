@@ -25,7 +25,7 @@ from fdfed_client.enrolment_relay import EnrolmentRelay
 from fdfed_server.handing_out import hand_out
 from fdfed_server.provision import provision
 from fdfed_server.roster_change import add_signature, draft_removal, draft_site, publish
-from fdfed_server.vault import Vault, read_signing_key
+from fdfed_server.vault import Vault, read_signer_key
 from tests.processes import end_processes, free_ports, start_process
 
 SITES = ("tnbc", "monuseg", "udiat")
@@ -76,7 +76,7 @@ class Consortium:
     def sign_and_publish(self) -> None:
         before = self.vault.roster.sites
         for name in ("alice", "carol"):
-            add_signature(self.vault, read_signing_key(self.out / "signers" / f"{name}.key"))
+            add_signature(self.vault, read_signer_key(self.out / "signers" / f"{name}.key"))
         hand_out(self.vault, publish(self.vault), self.out, before=before)
 
     def stop(self) -> None:

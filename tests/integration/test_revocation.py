@@ -41,7 +41,7 @@ from fdfed_server.membership import Membership
 from fdfed_server.provision import provision
 from fdfed_server.roster_change import add_signature, draft_removal, end_retirement, publish
 from fdfed_server.terms import cross_site_terms
-from fdfed_server.vault import Vault, read_signing_key
+from fdfed_server.vault import Vault, read_signer_key
 
 LAYOUT = TapLayout(("Enc1", "Bot"), (8, 16))
 SITES = ("busi", "tnbc", "udiat")
@@ -69,7 +69,7 @@ class Federation:
 
     def sign_and_publish(self) -> None:
         vault, before = self.vault, self.membership.roster.sites
-        add_signature(vault, read_signing_key(vault.folder / "consortium.key"))
+        add_signature(vault, read_signer_key(vault.folder / "consortium.key"))
         hand_out(vault, publish(vault), self.out, before=before)
 
     def identity(self, site: str) -> SiteIdentity:

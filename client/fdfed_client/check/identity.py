@@ -19,7 +19,7 @@ from fdfed_client.check.result import CheckResult, note, ok, problem, warning
 from fdfed_client.config import SiteConfig
 from fdfed_client.exchange_identity import SiteIdentity
 from fdfed_client.flower.fleet import load_node_key
-from fdfed_client.membership import read_signing_key
+from fdfed_client.membership import read_site_key
 
 _NEW_FILES = "put back the files of this site's enrolment, all of one time; keys never travel"
 _FRESH_ROSTER = "fetch roster.json and roster.sig anew from whoever keeps the consortium's keys"
@@ -82,7 +82,7 @@ def _read(config: SiteConfig) -> tuple[SiteIdentity, _Keys]:
     keys = _Keys(
         node=node.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode(),
         hpke=HpkePrivateKey.read(config.hpke_key).public.text,
-        signing=read_signing_key(config.signing_key).public_key().public_bytes_raw().hex(),
+        signing=read_site_key(config.signing_key).public_key().public_bytes_raw().hex(),
         certificate_sha256=certificate.fingerprint(hashes.SHA256()).hex(),
         certificate_serial=f"{certificate.serial_number:x}",
     )

@@ -116,7 +116,7 @@ def key(
     from cryptography.hazmat.primitives.asymmetric import ed25519
 
     from fdfed.private_file import line, write_private
-    from fdfed_server.vault import write_signing_key
+    from fdfed.signing_key import write_signing_key
 
     made = ed25519.Ed25519PrivateKey.generate()
     write_signing_key(file, made)
@@ -158,9 +158,9 @@ def sign(
     from fdfed.private_file import replace_private
     from fdfed_server.cli.roster_text import print_draft
     from fdfed_server.roster_change import add_signature
-    from fdfed_server.vault import Vault, read_signing_key
+    from fdfed_server.vault import Vault, read_signer_key
 
-    vault, signing_key = Vault(consortium), read_signing_key(key)
+    vault, signing_key = Vault(consortium), read_signer_key(key)
     print_draft(vault)
     if not yes and not (sys.stdin.isatty() and typer.confirm("Sign this?")):
         raise InvalidInput("nothing was signed; say yes at a terminal, or give --yes")
@@ -192,7 +192,7 @@ def _finish(vault: Vault) -> None:
     """Signs and publishes at once where the only signer's key is at hand; else says what is due."""
     from fdfed_server.cli.roster_text import print_draft
     from fdfed_server.roster_change import add_signature
-    from fdfed_server.vault import SIGNER_KEY, read_signing_key
+    from fdfed_server.vault import SIGNER_KEY, read_signer_key
 
     print_draft(vault)
     path, policy = vault.folder / SIGNER_KEY, vault.roster.policies[-1].policy
@@ -200,7 +200,7 @@ def _finish(vault: Vault) -> None:
         _say(f"drafted; {policy.summary} must sign: fdfed-server roster sign --key KEY")
         return
     changes_signers = vault.policy_draft is not None
-    add_signature(vault, read_signing_key(path))
+    add_signature(vault, read_signer_key(path))
     if changes_signers:
         _say("the change of signers is signed; the new signers sign the roster next")
         return

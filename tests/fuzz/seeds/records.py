@@ -34,9 +34,7 @@ from fdfed.wire import (
 from tests.fuzz import parties
 from tests.fuzz.parties import PLAN, RUN, SITES
 from tests.fuzz.seeds.kinds import Seeds
-from tests.fuzz.targets.records import MARK
-
-TENSORS = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.array(7)}
+from tests.fuzz.targets.records import MARK, TENSORS
 
 
 def records() -> Seeds:

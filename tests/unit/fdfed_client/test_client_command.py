@@ -22,7 +22,7 @@ from fdfed_client.plan_approval import PlanRecords
 from fdfed_server.handing_out import hand_out
 from fdfed_server.provision import provision
 from fdfed_server.roster_change import add_signature, draft_site, publish
-from fdfed_server.vault import Vault, read_signing_key
+from fdfed_server.vault import Vault, read_signer_key
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -173,7 +173,7 @@ def test_enrolling_is_one_command_before_and_after_the_consortium_has_answered(
     assert (code, f"fingerprint {request.fingerprint}" in shown) == (0, True)
     assert "holds nothing secret" in shown
     draft_site(vault, request, days=9)
-    add_signature(vault, read_signing_key(vault.folder / "consortium.key"))
+    add_signature(vault, read_signer_key(vault.folder / "consortium.key"))
     hand_out(vault, publish(vault), out)
     code, shown, _ = client("enrol", pack)
     assert (code, "tnbc is enrolled, under roster version 2" in shown) == (0, True)

@@ -26,7 +26,7 @@ from fdfed_server.roster_change import (
     publish,
 )
 from fdfed_server.roster_difference import Difference
-from fdfed_server.vault import Vault, read_signing_key
+from fdfed_server.vault import Vault, read_signer_key
 
 SIGNERS = ("alice", "bob", "carol")
 
@@ -49,7 +49,7 @@ def vault(out: Path) -> Vault:
 
 
 def key_of(vault: Vault, name: str) -> ed25519.Ed25519PrivateKey:
-    return read_signing_key(vault.folder.parent / "signers" / f"{name}.key")
+    return read_signer_key(vault.folder.parent / "signers" / f"{name}.key")
 
 
 def put_into_force(vault: Vault, *names: str) -> SignedRoster:
@@ -187,7 +187,7 @@ def test_an_answer_of_a_consortium_of_the_coordinators_own_is_refused(
     provision(["tnbc"], tmp_path / "own", with_site_keys=False)
     own, site = Vault(tmp_path / "own" / "consortium"), site_of(vault, "tnbc")
     draft_site(own, site.request(), days=30, fingerprint=site.request().fingerprint)
-    add_signature(own, read_signing_key(own.folder / "consortium.key"))
+    add_signature(own, read_signer_key(own.folder / "consortium.key"))
     hand_out(own, publish(own), own.folder.parent)
     answer = (own.folder / "answers" / "tnbc.json").read_bytes()
     with pytest.raises(CryptoError, match="signed under other keys"):

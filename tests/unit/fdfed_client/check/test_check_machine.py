@@ -27,7 +27,7 @@ from fdfed_client.check.rules import check_rules
 from fdfed_client.cli.main import app
 from fdfed_client.config import SiteConfig
 from fdfed_client.egress import Policy
-from fdfed_client.membership import read_signing_key
+from fdfed_client.membership import read_site_key
 from fdfed_client.plan_approval import PlanRecords
 
 from .conftest import Start
@@ -92,7 +92,7 @@ def test_a_state_of_a_newer_version_is_told(site: SiteConfig) -> None:
 
 def test_an_audit_log_that_was_altered_is_a_matter_of_policy(site: SiteConfig) -> None:
     path = site.state / "audit.log"
-    with AuditLog(path, key=read_signing_key(site.signing_key)) as log:
+    with AuditLog(path, key=read_site_key(site.signing_key)) as log:
         log.append("out", "trained", bytes=3)
     assert by_topic(check_machine(site, SMALL, asked=True))["audit log"].level == "ok"
     path.write_bytes(path.read_bytes().replace(b'"bytes":3', b'"bytes":4'))
