@@ -93,10 +93,10 @@ def staged_study(name: str, stage: Stage, configuration: Configuration, data: Pa
         report = addition.Report(stage, configuration)
     elif name in DESIGNS:
         trials = DESIGNS[name].agenda(stage, content)
-        report = variants.Report(DESIGNS[name], stage, configuration)
+        report = variants.Report(stage, configuration, DESIGNS[name])
     elif name in VIEWS:
         trials = VIEWS[name].design.agenda(stage, content)
-        report = observations.Report(VIEWS[name], stage, configuration)
+        report = observations.Report(stage, configuration, VIEWS[name])
     else:
         kind = next(kind for kind in TITLES if kind == name)
         trials = view_of(kind).design.agenda(stage, content)

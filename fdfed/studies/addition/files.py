@@ -13,29 +13,26 @@ from fdfed.evaluation.figure_style import save_chart, series_look
 from fdfed.studies.addition import published
 from fdfed.studies.addition.agenda import PAIRS, PROTOCOLS, SEEDS, agenda
 from fdfed.studies.addition.analysis import HARM, Cell, Verdict, analyse
-from fdfed.studies.baselines.agenda import Stage
-from fdfed.studies.baselines.configuration import Configuration
 from fdfed.studies.five_losses import FIVE_LOSSES
-from fdfed.studies.page import check_page, percent, rewrite_section, write_csv, write_document
-from fdfed.studies.trials import TrialResult
-
-Results = Mapping[str, TrialResult]
+from fdfed.studies.page import percent, write_csv
+from fdfed.studies.staged_report import Results, StagedReport
 
 STUDY: Final = "data-addition"
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(StagedReport[tuple[list[Cell], list[Verdict]]]):
     """Writes what the data-addition study has to say at a stage."""
 
-    stage: Stage
-    configuration: Configuration
+    @property
+    def study(self) -> str:
+        return STUDY
 
-    def write_study(self, out: Path, results: Results) -> None:
-        """`data-addition.csv`, a figure for each protocol, and `study.json` in `out`."""
-        cells, verdicts = self._write_tables(out, results)
-        document = {
-            "stage": self.stage,
+    def document(
+        self, results: Results, found: tuple[list[Cell], list[Verdict]]
+    ) -> Mapping[str, Any]:
+        cells, verdicts = found
+        return {
             "seeds": list(range(SEEDS)),
             "cells": [_row(cell) for cell in cells],
             "verdicts": [
@@ -43,27 +40,11 @@ class Report:
             ],
             "published": {"ticks": dict(published.TICKS), "dice": dict(published.DICE)},
         }
-        write_document(out, STUDY, document, configuration=self.configuration)
 
-    def write_page(self, page: Path, results: Results) -> None:
-        """Rewrites the results section of `page`; tables and figures (SVG) go beside it.
-
-        Raises:
-            InvalidInput: if the page is missing or lacks the two marks around the section.
-        """
-        check_page(page, STUDY)
-        self._write_tables(page.parent, results, suffixes=("svg",))
-        rewrite_section(page, STUDY, self.section(results))
-
-    def section(self, results: Results) -> str:
-        """The results as Markdown."""
-        content = self.configuration.content
-        cells, verdicts = analyse(self.stage, content, results)
-        asked = agenda(self.stage, content)
-        finished = sum(trial.name in results for trial in asked)
+    def section(self, results: Results, found: tuple[list[Cell], list[Verdict]]) -> str:
+        cells, verdicts = found
         parts = [
-            f"Stage: {self.stage}. Configuration SHA-256 `{self.configuration.sha256}`. {finished} "
-            f"of {len(asked)} trials are finished; other cells are empty.",
+            self.progress(agenda(self.stage, self.configuration.content), results),
             "### Never harmful?",
             _verdicts_table(verdicts),
         ]
@@ -76,8 +57,8 @@ class Report:
                 parts += [title, _cells_table(chosen)]
         return "\n\n".join([*parts, "### Published", _published_tables()]) + "\n"
 
-    def _write_tables(
-        self, folder: Path, results: Results, *, suffixes: Sequence[str] = ("svg", "png")
+    def write_tables(
+        self, folder: Path, results: Results, *, suffixes: Sequence[str]
     ) -> tuple[list[Cell], list[Verdict]]:
         cells, verdicts = analyse(self.stage, self.configuration.content, results)
         rows = [_row(cell) for cell in cells]

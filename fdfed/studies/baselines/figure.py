@@ -14,8 +14,8 @@ _MARKS = {"baseline": 0, "without": 1, "reference": 5}
 _ROW_HEIGHT = 0.27
 
 
-def draw_comparison(folder: Path, name: str, analysis: Analysis, *, ours: str) -> None:
-    """`<name>.svg` and `<name>.png`: leads with their 95 % intervals, and each site's Dice; nothing
+def draw_comparison(path: Path, analysis: Analysis, *, ours: str) -> None:
+    """Leads with their 95 % intervals, and each site's Dice; nothing
     where no method can be compared with ours yet."""
     groups = max(len(lead.groups) for lead in analysis.leads)
     leads = [
@@ -64,8 +64,7 @@ def draw_comparison(folder: Path, name: str, analysis: Analysis, *, ours: str) -
         right.set_yticklabels([])
 
     height = 1.4 + _ROW_HEIGHT * len(methods)
-    for suffix in ("svg", "png"):
-        save_chart(folder / f"{name}.{suffix}", draw, panels=2, width=9.2, height=height)
+    save_chart(path, draw, panels=2, width=9.2, height=height)
 
 
 def _rows_of(axes: Axes, methods: Sequence[str]) -> None:

@@ -9,12 +9,10 @@ from typing import Any, Final
 
 from fdfed.studies.baselines.agenda import Stage, agenda, done
 from fdfed.studies.baselines.analysis import Analysis, Hypothesis, Lead, Row, analyse
-from fdfed.studies.baselines.configuration import BASE, Comparison, Configuration
+from fdfed.studies.baselines.configuration import BASE, Comparison
 from fdfed.studies.baselines.figure import draw_comparison
-from fdfed.studies.page import check_page, percent, rewrite_section, write_csv, write_document
-from fdfed.studies.trials import TrialResult
-
-Results = Mapping[str, TrialResult]
+from fdfed.studies.page import percent, write_csv
+from fdfed.studies.staged_report import Results, StagedReport
 
 STUDY: Final = "baselines"
 _STAGES: Final[Mapping[Stage, str]] = {
@@ -26,71 +24,55 @@ _MEGABYTE: Final = 1e6
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """Writes what a stage of the comparison has to say."""
+class Report(StagedReport[Analysis | None]):
+    """Writes what a stage of the comparison has to say; of tuning there is no analysis."""
 
-    stage: Stage
-    configuration: Configuration
+    @property
+    def study(self) -> str:
+        return STUDY
 
     @property
     def _comparison(self) -> Comparison:
         return self.configuration.content
 
-    def write_study(self, out: Path, results: Results) -> None:
-        """`baselines.csv`, `baselines-images.csv`, `baselines-leads.csv`, the figure and
-        `study.json` in `out`."""
-        analysis = self._write_tables(out, results)
+    def document(self, results: Results, found: Analysis | None) -> Mapping[str, Any]:
         finished = done(self.stage, self._comparison, results)
         document: dict[str, Any] = {
-            "stage": self.stage,
             "trials": [
                 {"trial": r.name, "group": r.group, "method": r.method, "seed": r.seed}
                 for seeds in finished.values()
                 for r in seeds.values()
             ],
         }
-        if analysis is None:
+        if found is None:
             document["tuning"] = self._tuning(results)
         else:
             document |= {
-                "rows": [asdict(row) for row in analysis.rows],
-                "leads": [asdict(lead) for lead in analysis.leads],
-                "hypotheses": [asdict(entry) for entry in analysis.hypotheses],
-                "detectable_effect": analysis.detectable,
+                "rows": [asdict(row) for row in found.rows],
+                "leads": [asdict(lead) for lead in found.leads],
+                "hypotheses": [asdict(entry) for entry in found.hypotheses],
+                "detectable_effect": found.detectable,
             }
-        write_document(out, STUDY, document, configuration=self.configuration)
+        return document
 
-    def write_page(self, page: Path, results: Results) -> None:
-        """Rewrites the results section of `page`; tables and the figure go beside it, the figure as
-        SVG alone.
-
-        Raises:
-            InvalidInput: if the page is missing or lacks the two marks around the section.
-        """
-        check_page(page, STUDY)
-        analysis = self._write_tables(page.parent, results)
-        (page.parent / f"{STUDY}.png").unlink(missing_ok=True)
-        rewrite_section(page, STUDY, self._section(results, analysis))
-
-    def _section(self, results: Results, analysis: Analysis | None) -> str:
-        """The results as Markdown."""
+    def section(self, results: Results, found: Analysis | None) -> str:
         comparison = self._comparison
         frozen = "frozen" if comparison.frozen else f"**not frozen** ({comparison.awaited})"
         parts = [
             f"Stage: {_STAGES[self.stage]}. Configuration {frozen}, SHA-256 "
             f"`{self.configuration.sha256}`. {self._progress(results)}"
         ]
-        if analysis is None:
+        if found is None:
             return "\n\n".join([*parts, _tuning_table(self._tuning(results))]) + "\n"
-        parts += ["### The two hypotheses", _hypotheses_table(analysis)]
-        if any(lead.compared is not None for lead in analysis.leads):
+        parts += ["### The two hypotheses", _hypotheses_table(found)]
+        if any(lead.compared is not None for lead in found.leads):
             parts.append(f"![Leads and Dice by site]({STUDY}.svg)")
         for group in comparison.groups:
             parts += [
                 f"### {group.capitalize()}",
-                _rows_table([row for row in analysis.rows if row.group == group]),
+                _rows_table([row for row in found.rows if row.group == group]),
             ]
-        parts += ["### Leads over all sites", _leads_table(analysis, len(comparison.groups))]
+        parts += ["### Leads over all sites", _leads_table(found, len(comparison.groups))]
         return "\n\n".join(parts) + "\n"
 
     def _progress(self, results: Results) -> str:
@@ -101,8 +83,9 @@ class Report:
             "no figure of it is guessed."
         )
 
-    def _write_tables(self, folder: Path, results: Results) -> Analysis | None:
-        """The CSV files and the figure, and the analysis behind them; None of tuning."""
+    def write_tables(
+        self, folder: Path, results: Results, *, suffixes: Sequence[str]
+    ) -> Analysis | None:
         if self.stage == "tuning":
             rows = self._tuning(results)
             write_csv(folder / "baselines-tuning.csv", list(rows[0]), rows)
@@ -126,7 +109,8 @@ class Report:
         ]  # fmt: skip
         if images:
             write_csv(folder / f"{STUDY}-images.csv", list(images[0]), images)
-        draw_comparison(folder, STUDY, analysis, ours=self._comparison.ours)
+        for suffix in suffixes:
+            draw_comparison(folder / f"{STUDY}.{suffix}", analysis, ours=self._comparison.ours)
         return analysis
 
     def _tuning(self, results: Results) -> list[dict[str, Any]]:

@@ -91,9 +91,11 @@ class PictureReport:
             InvalidInput: if the page is missing or lacks the two marks around the section.
         """
         check_page(page, self.kind)
+        asked = view_of(self.kind).design.agenda(self.stage, self.configuration.content)
+        done = sum(trial.name in results for trial in asked)
         text = (
-            f"{TITLES[self.kind]}. {len(results)} trials are finished. The pictures are in OUT/"
-            f"{self.kind}; they show patients' images and are not part of this page.\n"
+            f"{TITLES[self.kind]}. {done} of {len(asked)} trials are finished. The pictures are in "
+            f"OUT/{self.kind}; they show patients' images and are not part of this page.\n"
         )
         rewrite_section(page, self.kind, text)
 

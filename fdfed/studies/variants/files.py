@@ -10,12 +10,10 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from fdfed.evaluation.figure_style import save_chart, series_look
-from fdfed.studies.baselines.agenda import Stage
-from fdfed.studies.baselines.configuration import Configuration
 from fdfed.studies.five_losses import FIVE_LOSSES
 from fdfed.studies.observations.tables import by_difficulty
-from fdfed.studies.page import check_page, percent, rewrite_section, write_csv, write_document
-from fdfed.studies.trials import TrialResult
+from fdfed.studies.page import percent, write_csv
+from fdfed.studies.staged_report import Results, StagedReport
 from fdfed.studies.variants.analysis import Row, analyse
 from fdfed.studies.variants.design import Design
 from fdfed.studies.variants.designs import (
@@ -26,27 +24,25 @@ from fdfed.studies.variants.designs import (
     noisy,
 )
 
-Results = Mapping[str, TrialResult]
 Draw = Callable[[Path, Sequence[Row]], None]
 
 _ROW_HEIGHT = 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(StagedReport[list[Row]]):
     """Writes what a study of variants has to say at a stage."""
 
     design: Design
-    stage: Stage
-    configuration: Configuration
 
-    def write_study(self, out: Path, results: Results) -> None:
-        """`<name>.csv`, `<name>.svg`, `<name>.png` and `study.json` in `out`."""
-        rows = self._write_tables(out, results, suffixes=("svg", "png"))
-        document = {
-            "stage": self.stage,
+    @property
+    def study(self) -> str:
+        return self.design.name
+
+    def document(self, results: Results, found: list[Row]) -> Mapping[str, Any]:
+        return {
             "seeds": list(range(self.design.seeds)),
-            "rows": [asdict(row) for row in rows],
+            "rows": [asdict(row) for row in found],
             "published": [asdict(entry) for entry in self.design.published],
             "by_difficulty": self._by_difficulty(results),
             "plans": {
@@ -57,35 +53,17 @@ class Report:
                 for variant in self.design.of_group(group)
             },
         }
-        write_document(out, self.design.name, document, configuration=self.configuration)
 
-    def write_page(self, page: Path, results: Results) -> None:
-        """Rewrites the results section of `page`; table and figure (SVG) go beside it.
-
-        Raises:
-            InvalidInput: if the page is missing or lacks the two marks around the section.
-        """
-        check_page(page, self.design.name)
-        self._write_tables(page.parent, results, suffixes=("svg",))
-        rewrite_section(page, self.design.name, self.section(results))
-
-    def section(self, results: Results) -> str:
-        """The results as Markdown."""
+    def section(self, results: Results, found: list[Row]) -> str:
         design, content = self.design, self.configuration.content
-        rows = analyse(design, self.stage, content, results)
-        asked = design.agenda(self.stage, content)
-        done = sum(trial.name in results for trial in asked)
-        parts = [
-            f"{design.title}. Stage: {self.stage}. Configuration SHA-256 "
-            f"`{self.configuration.sha256}`. {done} of {len(asked)} trials are finished; other "
-            "cells are empty. All of it is exploratory.",
-        ]
-        if any(row.seeds for row in rows):
+        progress = self.progress(design.agenda(self.stage, content), results)
+        parts = [f"{design.title}. {progress} All of it is exploratory."]
+        if any(row.seeds for row in found):
             parts.append(f"![{design.title}]({design.name}.svg)")
         for group in content.groups:
             parts += [
                 f"### {group.capitalize()}",
-                _table([row for row in rows if row.group == group]),
+                _table([row for row in found if row.group == group]),
             ]
         hard = self._by_difficulty(results)
         if hard:
@@ -113,9 +91,7 @@ class Report:
             )
         ]
 
-    def _write_tables(
-        self, folder: Path, results: Results, *, suffixes: Sequence[str]
-    ) -> list[Row]:
+    def write_tables(self, folder: Path, results: Results, *, suffixes: Sequence[str]) -> list[Row]:
         rows = analyse(self.design, self.stage, self.configuration.content, results)
         table = [_csv_row(row) for row in rows]
         sites = list(dict.fromkeys(key for row in table for key in row))

@@ -219,7 +219,7 @@ def test_every_view_leaves_a_table_a_figure_and_numbers(name: str, tmp_path: Pat
     page = tmp_path / "page" / f"{name}.md"
     page.parent.mkdir()
     page.write_text(f"{begin_mark(name)}\n{END}\n")
-    report = Report(VIEWS[name], "rehearsal", CONFIGURATION)
+    report = Report("rehearsal", CONFIGURATION, VIEWS[name])
     report.write_study(tmp_path, results_of(name))
     report.write_page(page, results_of(name))
     with (tmp_path / f"{name}.csv").open() as file:
@@ -235,9 +235,12 @@ def test_every_view_leaves_a_table_a_figure_and_numbers(name: str, tmp_path: Pat
 
 
 def test_a_view_without_a_run_says_so(tmp_path: Path) -> None:
-    report = Report(VIEWS["theory"], "rehearsal", CONFIGURATION)
-    report.write_study(tmp_path, {})
-    assert "No run is finished on both sides yet." in report.section({})
+    page = tmp_path / "theory.md"
+    page.write_text(f"{begin_mark('theory')}\n{END}\n")
+    report = Report("rehearsal", CONFIGURATION, VIEWS["theory"])
+    report.write_study(tmp_path / "out", {})
+    report.write_page(page, {})
+    assert "No run is finished on both sides yet." in page.read_text()
 
 
 # --- pictures

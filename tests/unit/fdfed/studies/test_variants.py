@@ -141,8 +141,8 @@ def test_a_lead_is_over_the_rows_own_reference_and_of_the_unseen_site_alone(tmp_
     assert lead is not None
     assert (lead.estimate, lead.seeds) == (pytest.approx(0.05), 2)
     assert rows[first.name].lead is None
-    report = Report(UNSEEN_SITE, "rehearsal", CONFIGURATION)
-    assert "2 of 3" in report.section(results)
+    report = Report("rehearsal", CONFIGURATION, UNSEEN_SITE)
+    assert "2 of 3" in report.section(results, list(rows.values()))
     report.write_study(tmp_path, results)
     document = json.loads((tmp_path / "study.json").read_text())
     assert document["study"] == "unseen-site"
@@ -156,7 +156,7 @@ def test_the_figure_of_noise_shows_the_change_from_the_same_loss_without_it(
     for variant in FIGURE_10.variants:
         trial = FIGURE_10.trial("rehearsal", CONTENT, "histology", variant, seed=0)
         results[trial.name] = result_of(trial, {"tnbc": [0.7 - trial.plan.noise]})
-    Report(FIGURE_10, "rehearsal", CONFIGURATION).write_study(tmp_path, results)
+    Report("rehearsal", CONFIGURATION, FIGURE_10).write_study(tmp_path, results)
     with (tmp_path / "figure10.csv").open() as file:
         rows = {r["variant"]: r for r in csv.DictReader(file) if r["group"] == "histology"}
     assert float(rows["L_fd, σ = 0.10"]["lead"]) == pytest.approx(-0.1)
