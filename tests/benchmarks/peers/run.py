@@ -57,6 +57,7 @@ SYSTEMS = {
     "flower-old": System("flower", "flower_old.py", "flwr"),
     "flower": System("flower", "flower_deployment.py", "flwr"),
     "nvflare": System("nvflare", "nvflare_job.py", "nvflare"),
+    "nvflare-tuned": System("nvflare", "nvflare_job.py", "nvflare", ("tuned",)),
     "openfl": System("openfl", "openfl_run.py", "openfl"),
 }
 
