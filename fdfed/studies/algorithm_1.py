@@ -85,8 +85,8 @@ def train_algorithm_1(
     round, with the validation Dice of each site.
 
     The steps of a round are those of all sites together, as in the simulation's `pooled`. Phase 2
-    starts from the best round of phase 1, with a fresh optimiser. What is done is kept in `folder`
-    after every round, and is where a later call goes on.
+    starts as the plan says (`phase_2_start`). What is done is kept in `folder` after every round,
+    and is where a later call goes on.
     """
     run = _Run(plan, sites, folder, device or torch.device("cpu"))
     while len(run.history) < plan.rounds:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import ctypes
+import inspect
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from fdfed.cli.simulate import simulate
+from fdfed.cli.study import study
 from fdfed.kept_memory import keep_freed_memory
+from fdfed.studies import schedule
+from fdfed_client.cli.main import agent
 
 _STEPS = """
 import resource, torch
@@ -52,3 +60,13 @@ def test_steps_after_the_first_find_their_memory_where_the_last_one_left_it() ->
 def test_another_c_library_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
     assert keep_freed_memory() is False
+
+
+@pytest.mark.parametrize(
+    "begin", [simulate, study, schedule._work, agent], ids=lambda f: f.__name__
+)
+def test_whatever_trains_begins_with_it(begin: Callable[..., Any]) -> None:
+    # The call alone: what it does to a process is tested above, and cannot be taken back here.
+    body = ast.walk(ast.parse(inspect.getsource(begin)))
+    called = [n.func.id for n in body if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    assert "keep_freed_memory" in called

@@ -93,6 +93,17 @@ def test_phase_2_weighs_the_terms_and_phase_1_does_not(
     assert all(set(record.sites) == {"tnbc", "monuseg"} for record in history)
 
 
+def test_a_phase_2_that_goes_on_is_training_without_the_terms_until_they_have_a_weight(
+    sites: dict[str, SiteData], tmp_path: Path
+) -> None:
+    goes_on = train_algorithm_1(plan_of(phase_2_start="last"), sites, tmp_path / "on")
+    without = train_algorithm_1(plan_of(loss="seg"), sites, tmp_path / "without")
+    dice = [[record.mean_val_dice for record in run] for run in (goes_on, without)]
+    assert dice[0][:4] == dice[1][:4]
+    assert set(goes_on[3].alpha.values()) == {0.0}
+    assert dice[0][4] != dice[1][4]
+
+
 @pytest.mark.parametrize("cut", [1, 3, 4])
 def test_a_run_that_was_cut_ends_as_one_that_was_not(
     cut: int, sites: dict[str, SiteData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
