@@ -21,8 +21,8 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from numpy import ndarray
 
+from fdfed.config import AlphaPlan
 from fdfed.errors import InvalidInput
-from fdfed.method_plan import AlphaPlan
 
 
 def weighed_taps(taps: Sequence[str], plan: AlphaPlan) -> Bool[ndarray, " taps"]:

@@ -20,10 +20,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from pydantic import AwareDatetime, Field
 
-from fdfed import strict_json
-from fdfed.atomic_file import write_text
 from fdfed.config import Frozen, parse
 from fdfed.errors import CryptoError, InvalidInput
+from fdfed.files import strict_json
+from fdfed.files.atomic_file import write_text
 
 FORMAT: Final = 1
 MODEL: Final = "model.safetensors"

@@ -14,7 +14,7 @@ from fdfed.config import RunPlan
 from fdfed.data import SiteData, check_site_folder, open_planned, write_planned_phantoms
 from fdfed.errors import DataError, InvalidInput
 from fdfed.exchange import HpkePublicKey
-from fdfed.expiry import expiry_notice
+from fdfed.membership.expiry import expiry_notice
 from fdfed.training.device import resolve_device
 from fdfed.training.site_state import SiteStore
 from fdfed_client.app import build_client_app

@@ -9,7 +9,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fdfed.config import RunPlan
-from fdfed.log_tags import tag_run
+from fdfed.process.log_tags import tag_run
 from fdfed.wire import (
     EvaluateInstruction,
     Prepare,

@@ -23,13 +23,13 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 from pydantic import ValidationError
 
-from fdfed.consortium import SigningPolicy
-from fdfed.enrolment import EnrolmentAnswer, EnrolmentRequest, Invitation, OwnKeys
 from fdfed.errors import CryptoError, InvalidInput
 from fdfed.exchange import HpkePrivateKey, HpkePublicKey
-from fdfed.private_file import line, replace_private, write_private
-from fdfed.roster import Roster, SignedRoster, site_fingerprint
-from fdfed.signing_key import write_signing_key
+from fdfed.files.private_file import line, replace_private, write_private
+from fdfed.membership.consortium import SigningPolicy
+from fdfed.membership.enrolment import EnrolmentAnswer, EnrolmentRequest, Invitation, OwnKeys
+from fdfed.membership.roster import Roster, SignedRoster, site_fingerprint
+from fdfed.membership.signing_key import write_signing_key
 from fdfed_client.config import SiteConfig
 from fdfed_client.flower.fleet import load_node_key
 from fdfed_client.membership import read_site_key

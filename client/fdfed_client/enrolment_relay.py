@@ -8,8 +8,8 @@ from typing import Final
 
 import httpx
 
-from fdfed.enrolment import DESK_PATH, INVITATION_HEADER, MAX_ANSWER, EnrolmentRequest
 from fdfed.errors import ConnectionFailed, CryptoError
+from fdfed.membership.enrolment import DESK_PATH, INVITATION_HEADER, MAX_ANSWER, EnrolmentRequest
 from fdfed_client.config import SiteConfig
 
 _SECONDS: Final = 15.0

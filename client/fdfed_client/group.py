@@ -14,12 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from fdfed import atomic_file
 from fdfed.config import ExchangePlan
 from fdfed.errors import CryptoError, RefusedByPolicy
 from fdfed.exchange import BlindingSecret
 from fdfed.exchange.blinding import SECRET_BYTES
 from fdfed.exchange.group_secret import Expected, Member, OfferContext
+from fdfed.files import atomic_file
 from fdfed.wire import SecretOffer, SecretRequest, TrainInstruction
 from fdfed_client.config import SiteConfig
 from fdfed_client.membership import Membership

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from fdfed.atomic_file import write_text
 from fdfed.config import RunPlan
 from fdfed.errors import InvalidInput
 from fdfed.evaluation.joining import MODELS, ComparedImage, Joining, Model, compare
 from fdfed.evaluation.results_files import without_nan
 from fdfed.evaluation.scoring import scores_of
+from fdfed.files.atomic_file import write_text
 from fdfed.networks import SegmentationNetwork
 from fdfed.training.model_file import ModelHeader, SiteDice, save_model
 from fdfed.training.site_state import SiteStore

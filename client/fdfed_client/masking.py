@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fdfed import atomic_file
 from fdfed.config import RunPlan
 from fdfed.errors import CryptoError, RefusedByPolicy
 from fdfed.exchange.group_secret import Member
+from fdfed.files import atomic_file
 from fdfed.privacy import (
     ContributionLayout,
     KeyContext,

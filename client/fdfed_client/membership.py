@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from fdfed.errors import CryptoError
 from fdfed.exchange import HpkePrivateKey
 from fdfed.exchange.group_secret import Member
-from fdfed.roster import SignedRoster
-from fdfed.roster_keeper import RosterKeeper
-from fdfed.signing_key import read_signing_key
+from fdfed.membership.roster import SignedRoster
+from fdfed.membership.roster_keeper import RosterKeeper
+from fdfed.membership.signing_key import read_signing_key
 from fdfed_client.config import SiteConfig
 
 _USED: Final = "roster-used.json"

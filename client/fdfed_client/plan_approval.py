@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fdfed import atomic_file
 from fdfed.audit import AuditLog
 from fdfed.config import RunPlan
 from fdfed.errors import CryptoError, InvalidInput
-from fdfed.health import Pulse
-from fdfed.plan_signature import check_plan_signature
+from fdfed.files import atomic_file
+from fdfed.membership.plan_signature import check_plan_signature
+from fdfed.process.health import Pulse
 from fdfed_client.egress import EgressGate, Policy, PolicyRefusal
 from fdfed_client.plan_words import plan_in_words
 

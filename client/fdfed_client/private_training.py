@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fdfed.config import RunPlan
+from fdfed.config import PrivacyPlan, RunPlan, WeightsPrivacy, releases_prototypes
 from fdfed.data import SiteData
 from fdfed.data.units import training_units
 from fdfed.errors import InvalidInput, PrivacyBudgetExceeded, RefusedByPolicy, WireError
@@ -23,7 +23,6 @@ from fdfed.privacy.accounting import Release, checked_delta, derived_delta, epsi
 from fdfed.privacy.ledger import Budget, Entry, Kind, Ledger
 from fdfed.privacy.projection import projections
 from fdfed.privacy.randomness import SystemRandomness
-from fdfed.privacy_plan import PrivacyPlan, WeightsPrivacy, releases_prototypes
 from fdfed.training.per_image import FixedTerm
 from fdfed.training.per_unit_gradients import check_hookable
 from fdfed.training.private_round import (

@@ -23,8 +23,8 @@ from fdfed.evaluation.aggregates import ImageScore, aggregate
 from fdfed.evaluation.scoring import predictions, scored
 from fdfed.exchange import BlindedExchange, BlindingSecret, Exchange, ExchangeStats
 from fdfed.layer_weights import propose
+from fdfed.membership.roster import SignedRoster
 from fdfed.networks import SegmentationNetwork
-from fdfed.roster import SignedRoster
 from fdfed.training.local_round import LocalRound, RoundOutcome, tap_losses, train_round_
 from fdfed.training.sharing import take_tensors
 from fdfed.training.site_state import SiteRecord, SiteStore

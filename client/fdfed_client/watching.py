@@ -13,9 +13,9 @@ from cryptography import x509
 from fdfed import console
 from fdfed.audit import exported
 from fdfed.evaluation.joining import answer
-from fdfed.health import Health, not_expired, state_is_writable
-from fdfed.metrics import process_registry, serving
-from fdfed.watchdog import watchdog
+from fdfed.process.health import Health, not_expired, state_is_writable
+from fdfed.process.metrics import process_registry, serving
+from fdfed.process.watchdog import watchdog
 from fdfed.wire import EvaluateResult, TrainResult
 from fdfed_client.config import SiteConfig
 from fdfed_client.console import AgentBoard, agent_console

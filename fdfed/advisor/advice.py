@@ -9,9 +9,9 @@ from typing import Final, Literal
 from fdfed.advisor.calibration import Calibration, Forecast, forecast
 from fdfed.advisor.shift import mean_shift, shifts_of
 from fdfed.advisor.summary import SiteSummary
-from fdfed.atomic_file import write_text
 from fdfed.config import Frozen, SiteName, read_json
 from fdfed.errors import InvalidInput
+from fdfed.files.atomic_file import write_text
 
 FORMAT: Final = 1
 

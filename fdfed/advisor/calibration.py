@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fdfed.atomic_file import write_text
 from fdfed.config import Frozen, SiteName, read_json
 from fdfed.errors import InvalidInput
+from fdfed.files.atomic_file import write_text
 
 FORMAT: Final = 1
 LEVEL: Final = 0.8

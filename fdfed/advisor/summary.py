@@ -15,11 +15,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from fdfed.atomic_file import write_text
 from fdfed.config import Frozen, SiteName, read_json
 from fdfed.errors import InvalidInput
 from fdfed.evaluation.scoring import Batches
 from fdfed.evaluation.whole_image import padded_to_fit
+from fdfed.files.atomic_file import write_text
 from fdfed.networks import SegmentationNetwork
 from fdfed.prototypes import masked_prototypes
 

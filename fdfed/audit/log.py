@@ -14,7 +14,6 @@ from typing import Any, BinaryIO, Final
 
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from fdfed.atomic_file import sync_folder
 from fdfed.audit.files import LogFiles
 from fdfed.audit.line import (
     FIRST,
@@ -27,6 +26,7 @@ from fdfed.audit.line import (
 )
 from fdfed.audit.verify import ROTATED, TORN, verify_tail
 from fdfed.errors import CryptoError, InvalidInput
+from fdfed.files.atomic_file import sync_folder
 
 MAX_BYTES: Final = 8 * 2**20
 """Of a file, before the next one is begun: some 20,000 lines."""

@@ -16,7 +16,7 @@ from fdfed.cli.model import app as model
 from fdfed.cli.predict import predict
 from fdfed.cli.simulate import simulate
 from fdfed.cli.study import study
-from fdfed.terminal import run_command
+from fdfed.process.terminal import run_command
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -9,9 +9,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fdfed.config import RunPlan, parse, read_toml
+from fdfed.config import RunPlan, parse, preset, read_toml
 from fdfed.errors import InvalidInput
-from fdfed.method_plan import preset
 
 
 def simulate(
@@ -102,8 +101,8 @@ def simulate(
     plan = _plan(config, (preset(method) if method else {}) | options)
 
     # Slow to import; --help must not wait for them.
-    from fdfed.kept_memory import keep_freed_memory
-    from fdfed.lean_monai import spare_optional_parts
+    from fdfed.process.kept_memory import keep_freed_memory
+    from fdfed.process.lean_monai import spare_optional_parts
 
     keep_freed_memory()
     spare_optional_parts()
@@ -111,9 +110,9 @@ def simulate(
     from rich.console import Console
 
     from fdfed.evaluation.joining import answer
+    from fdfed.process.terminal import configure_logging, scores_table
     from fdfed.simulation import Progress
     from fdfed.simulation import simulate as run_simulation
-    from fdfed.terminal import configure_logging, scores_table
     from fdfed.training.device import resolve_device
     from fdfed_server.observer import Several
     from fdfed_server.progress import ProgressBars

@@ -74,7 +74,7 @@ def study(
     from fdfed.cli.study_privacy import study_privacy
     from fdfed.cli.study_progress import StudyBars
     from fdfed.cli.study_run import StudyRun
-    from fdfed.kept_memory import keep_freed_memory
+    from fdfed.process.kept_memory import keep_freed_memory
     from fdfed.studies import load_results, run_agenda
     from fdfed.studies.baselines.configuration import read_configuration
     from fdfed.studies.catalogue import COMPARISONS, STUDIES, staged_study

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from fdfed.config import Unit
 from fdfed.data.site import VARIANTS, SiteData, turned
-from fdfed.privacy_plan import Unit
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fdfed.atomic_file import replacing
+from fdfed.files.atomic_file import replacing
 
 SERIES: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#777777")
 """Placeholders for the variables --s0 … --s5 of the style sheet."""

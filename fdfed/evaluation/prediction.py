@@ -17,7 +17,6 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional
 
-from fdfed.atomic_file import replacing, write_text
 from fdfed.data import image_size, load_image
 from fdfed.data.dicom import is_dicom
 from fdfed.data.pictures import SUFFIXES, read_image
@@ -25,6 +24,7 @@ from fdfed.data.unusable import UnusablePicture
 from fdfed.errors import DataError, InvalidInput
 from fdfed.evaluation.contours import outlines
 from fdfed.evaluation.whole_image import whole_image_logits
+from fdfed.files.atomic_file import replacing, write_text
 from fdfed.networks import SegmentationNetwork
 from fdfed.training.model_file import ModelHeader
 

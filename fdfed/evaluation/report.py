@@ -10,7 +10,6 @@ from typing import Final
 
 import jinja2
 
-from fdfed.atomic_file import write_text
 from fdfed.config import RunPlan, parse
 from fdfed.evaluation import figures
 from fdfed.evaluation.case_pictures import CaseView, extremes
@@ -19,6 +18,7 @@ from fdfed.evaluation.joining import WORDS, Joining, answer
 from fdfed.evaluation.pair_matrix import last_pairs, pair_panels
 from fdfed.evaluation.privacy_text import privacy_statement, setting, what_left, what_stayed
 from fdfed.evaluation.results import ImageRow, RunResults, is_known
+from fdfed.files.atomic_file import write_text
 
 NOTHING: Final = "–"
 """Stands in a table for a value that does not exist."""

@@ -18,10 +18,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeGuard
 
+from fdfed.config import Unit
 from fdfed.evaluation.aggregates import Aggregate
 from fdfed.evaluation.joining import Joining
 from fdfed.exchange import ExchangeStats
-from fdfed.privacy_plan import Unit
 
 _LIBRARIES: Final = ("fdfed", "torch", "monai", "flwr", "numpy", "cryptography")
 

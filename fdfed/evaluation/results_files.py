@@ -16,10 +16,10 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from fdfed import strict_json
-from fdfed.atomic_file import write_text
 from fdfed.errors import InvalidInput
 from fdfed.evaluation.results import ImageRow, RoundRecord, RunResults
+from fdfed.files import strict_json
+from fdfed.files.atomic_file import write_text
 
 
 def write_results(

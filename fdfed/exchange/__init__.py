@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fdfed import lazy
+from fdfed.process import lazy
 
 if TYPE_CHECKING:
     from fdfed.exchange.blinding import BlindedExchange, BlindingSecret

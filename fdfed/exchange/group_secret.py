@@ -21,7 +21,7 @@ from fdfed.config import Frozen, SiteName
 from fdfed.errors import CryptoError
 from fdfed.exchange.blinding import BlindingSecret
 from fdfed.exchange.hpke import HpkePrivateKey
-from fdfed.roster import Digest, SignedRoster
+from fdfed.membership.roster import Digest, SignedRoster
 
 MAX_OFFER: Final = 4 << 20
 """Characters; one for a thousand sites has about 1.7 million."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import fdfed
-from fdfed.atomic_file import replacing, write_text
 from fdfed.errors import InvalidInput
+from fdfed.files.atomic_file import replacing, write_text
 from fdfed.networks import SegmentationNetwork
 from fdfed.training.model_file import ModelHeader
 

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fdfed.atomic_file import replacing
 from fdfed.errors import InvalidInput
+from fdfed.files.atomic_file import replacing
 from fdfed.networks import SegmentationNetwork
 from fdfed.training.model_file import ModelHeader
 

@@ -24,9 +24,9 @@ from typing import Any, Final, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from fdfed import strict_json
-from fdfed.atomic_file import write_text
 from fdfed.errors import InvalidInput, PrivacyBudgetExceeded
+from fdfed.files import strict_json
+from fdfed.files.atomic_file import write_text
 from fdfed.privacy.accounting import Release, epsilon_of
 
 FORMAT: Final = 1

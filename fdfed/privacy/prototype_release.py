@@ -17,7 +17,7 @@ from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fdfed.method_plan import MethodPlan
+from fdfed.config import MethodPlan
 from fdfed.privacy.projection import project
 from fdfed.privacy.randomness import Randomness
 from fdfed.prototypes import masked_prototypes, unit_vectors

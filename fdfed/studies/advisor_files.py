@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 
 from fdfed.advisor import Calibration, Observation, validate, write_calibration
 from fdfed.advisor.calibration import MIN_PAIRS, PREDICTORS, Validation
-from fdfed.atomic_file import write_text
 from fdfed.evaluation.figure_style import SERIES, save_chart
 from fdfed.evaluation.results import library_versions
+from fdfed.files.atomic_file import write_text
 from fdfed.studies.advisor import SEEDS, STUDY
 from fdfed.studies.advisor_ranking import Ranking, rankings
 from fdfed.studies.page import check_page, rewrite_section, write_csv

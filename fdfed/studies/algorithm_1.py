@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fdfed.atomic_file import replacing, write_text
 from fdfed.config import RunPlan
 from fdfed.data import SiteData, pool_sites
 from fdfed.evaluation.aggregates import aggregate as aggregate_scores
 from fdfed.evaluation.metrics import image_scores
 from fdfed.evaluation.results import RoundRecord, SiteRound
 from fdfed.evaluation.whole_image import whole_image_logits
+from fdfed.files.atomic_file import replacing, write_text
 from fdfed.layer_weights import aggregate, propose, starting_alpha, target_of
 from fdfed.losses import segmentation_loss
 from fdfed.losses.published import algorithm_1_discrepancy, algorithm_1_exchange

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from fdfed.atomic_file import write_text
 from fdfed.data import check_site_folder, held_out_patients
 from fdfed.errors import DataError, InvalidInput
+from fdfed.files.atomic_file import write_text
 
 DRAW: Final = "confirmatory-1"
 """Name of the draw that all studies of this repository share (`split.held_out`)."""

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from fdfed.atomic_file import write_text
 from fdfed.errors import InvalidInput
 from fdfed.evaluation.results import library_versions
 from fdfed.evaluation.results_files import without_nan
+from fdfed.files.atomic_file import write_text
 from fdfed.studies.baselines.configuration import Configuration
 
 END: Final = "<!-- end of results -->"

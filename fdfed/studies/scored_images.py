@@ -11,12 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from fdfed.config import RunPlan
+from fdfed.config import MethodPlan, RunPlan
 from fdfed.data import SiteData
 from fdfed.evaluation.metrics import foreground, image_scores
 from fdfed.evaluation.whole_image import whole_image_logits
 from fdfed.losses import feature_discrepancy_loss
-from fdfed.method_plan import MethodPlan
 from fdfed.networks import SegmentationNetwork
 from fdfed.prototypes import masked_prototypes
 from fdfed.training.precision import autocast

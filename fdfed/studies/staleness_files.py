@@ -11,9 +11,9 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.axes import Axes
 
-from fdfed.atomic_file import write_text
 from fdfed.evaluation.figure_style import save_chart, series_look
 from fdfed.evaluation.results import library_versions
+from fdfed.files.atomic_file import write_text
 from fdfed.studies import staleness
 from fdfed.studies.cotangents import LAGS
 from fdfed.studies.halving import Spread, paired_differences

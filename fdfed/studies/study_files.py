@@ -12,9 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from fdfed.atomic_file import write_text
 from fdfed.evaluation.results import library_versions
 from fdfed.evaluation.significance import mean_interval
+from fdfed.files.atomic_file import write_text
 from fdfed.studies import defaults
 from fdfed.studies.curves import draw_curves
 from fdfed.studies.halving import Spread, paired_differences

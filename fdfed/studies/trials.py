@@ -19,11 +19,11 @@ from typing import Any, Final
 import torch
 from safetensors.torch import load_file, save_file
 
-from fdfed.atomic_file import replacing, write_text
 from fdfed.config import RunPlan
 from fdfed.data import SiteData
 from fdfed.errors import DataError, QuorumNotMet
 from fdfed.evaluation.results import RoundRecord, is_known
+from fdfed.files.atomic_file import replacing, write_text
 from fdfed.networks import SegmentationNetwork
 from fdfed.simulation import Progress, open_sites, simulate_sites
 from fdfed.studies.algorithm_1 import train_algorithm_1

@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import fdfed
-from fdfed import strict_json
-from fdfed.atomic_file import replacing
 from fdfed.config import Frozen, RunPlan, SiteName, parse
 from fdfed.errors import InvalidInput
+from fdfed.files import strict_json
+from fdfed.files.atomic_file import replacing
 from fdfed.networks import SegmentationNetwork, create_network
 
 FORMAT: Final = 1

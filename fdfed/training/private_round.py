@@ -12,12 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fdfed.config import RunPlan
+from fdfed.config import PrototypesPrivacy, RunPlan, WeightsPrivacy
 from fdfed.data.units import TrainingUnits
 from fdfed.networks import SegmentationNetwork
 from fdfed.privacy.prototype_release import joint_vectors, noisy_mean
 from fdfed.privacy.randomness import Randomness
-from fdfed.privacy_plan import PrototypesPrivacy, WeightsPrivacy
 from fdfed.training.local_round import (
     dump_optimizer,
     load_optimizer_,

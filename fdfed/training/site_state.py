@@ -17,8 +17,8 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from fdfed.atomic_file import replacing
 from fdfed.errors import InvalidInput
+from fdfed.files.atomic_file import replacing
 
 _PHASES = {"1": 1, "2": 2}
 _FILE = re.compile(r"round-(\d{6})\.safetensors")

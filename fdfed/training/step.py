@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fdfed.config import RunPlan
+from fdfed.config import MethodPlan, RunPlan
 from fdfed.exchange import (
     CotangentFrame,
     Exchange,
@@ -34,7 +34,6 @@ from fdfed.exchange import (
     is_usable,
 )
 from fdfed.losses import AuxiliaryLoss, Moment, feature_discrepancy_loss, segmentation_loss
-from fdfed.method_plan import MethodPlan
 from fdfed.networks import SegmentationNetwork
 from fdfed.prototypes import batch_prototypes
 from fdfed.tap_prototypes import TapReader, pack_prototypes

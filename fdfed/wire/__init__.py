@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fdfed import lazy
+from fdfed.process import lazy
 
 if TYPE_CHECKING:
     from fdfed.wire.bundle import Deflatable, bundled, unbundled

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from typing import Any, Final
 
-from fdfed import strict_json
 from fdfed.errors import InvalidInput, WireError
+from fdfed.files import strict_json
 
 _ARRAY: Final = b"Array "
 _HEAD_END: Final = b"\x00"

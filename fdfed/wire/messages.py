@@ -16,7 +16,7 @@ from fdfed.evaluation.aggregates import Aggregate
 from fdfed.evaluation.results import SitePrivacy
 from fdfed.exchange import ExchangeStats
 from fdfed.exchange.group_secret import MAX_EPOCH, MAX_OFFER
-from fdfed.roster import MAX_ROSTER
+from fdfed.membership.roster import MAX_ROSTER
 from fdfed.wire.record import (
     MAX_EXAMPLES,
     MAX_SIGNATURE,
@@ -35,7 +35,7 @@ class Prepare:
 
     plan: RunPlan
     plan_signature: str = ""
-    """By the coordinator (`fdfed.plan_signature`); empty in a simulation."""
+    """By the coordinator (`fdfed.membership.plan_signature`); empty in a simulation."""
     run_id: str
 
     def to_record(self) -> RecordDict:

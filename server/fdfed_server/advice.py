@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fdfed.atomic_file import write_text
 from fdfed.errors import InvalidInput
+from fdfed.files.atomic_file import write_text
 from fdfed_server.run_state import RunState
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from fdfed.config import Frozen, RunPlan, parse, read_toml
-from fdfed.roster import Roster, SiteIdentity
+from fdfed.membership.roster import Roster, SiteIdentity
 
 __all__ = ["FederationConfig", "Port", "Roster", "ServerConfig", "SiteIdentity"]
 

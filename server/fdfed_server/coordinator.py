@@ -19,12 +19,12 @@ from fdfed.config import RunPlan
 from fdfed.errors import InvalidInput
 from fdfed.evaluation.results import RunResults
 from fdfed.exchange import HpkePrivateKey
-from fdfed.health import Pulse
-from fdfed.plan_signature import read_plan_key
-from fdfed.roster import Roster
-from fdfed.roster_keeper import RosterKeeper
-from fdfed.state_format import COORDINATOR
-from fdfed.state_lock import only_process
+from fdfed.files.state_format import COORDINATOR
+from fdfed.files.state_lock import only_process
+from fdfed.membership.plan_signature import read_plan_key
+from fdfed.membership.roster import Roster
+from fdfed.membership.roster_keeper import RosterKeeper
+from fdfed.process.health import Pulse
 from fdfed_server.config import FederationConfig, ServerConfig
 from fdfed_server.enrolment_desk import read_invited
 from fdfed_server.flower import SuperLink, prepare_process

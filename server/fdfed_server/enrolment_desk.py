@@ -18,10 +18,10 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.types import Receive, Scope, Send
 
 from fdfed.config import SiteName
-from fdfed.enrolment import DESK_PATH, INVITATION_HEADER, MAX_REQUEST, EnrolmentRequest
 from fdfed.errors import FdfedError
-from fdfed.private_file import replace_private
-from fdfed.roster import Digest
+from fdfed.files.private_file import replace_private
+from fdfed.membership.enrolment import DESK_PATH, INVITATION_HEADER, MAX_REQUEST, EnrolmentRequest
+from fdfed.membership.roster import Digest
 
 _SITE: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _INVITED: Final = TypeAdapter(dict[SiteName, Digest])

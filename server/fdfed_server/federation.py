@@ -18,10 +18,10 @@ from fdfed.audit import AuditLog
 from fdfed.config import RunPlan
 from fdfed.evaluation.results import RunResults
 from fdfed.exchange import HpkePrivateKey
-from fdfed.health import Pulse
-from fdfed.log_tags import tag_run
-from fdfed.plan_signature import sign_plan
-from fdfed.roster import Roster
+from fdfed.membership.plan_signature import sign_plan
+from fdfed.membership.roster import Roster
+from fdfed.process.health import Pulse
+from fdfed.process.log_tags import tag_run
 from fdfed_server.audit_observer import AuditObserver
 from fdfed_server.config import ServerConfig
 from fdfed_server.exchange_service import ExchangeService

@@ -9,9 +9,9 @@ from pathlib import Path
 import tomli_w
 
 from fdfed.config import read_toml
-from fdfed.enrolment import EnrolmentAnswer
-from fdfed.private_file import line, replace_private
-from fdfed.roster import SignedRoster
+from fdfed.files.private_file import line, replace_private
+from fdfed.membership.enrolment import EnrolmentAnswer
+from fdfed.membership.roster import SignedRoster
 from fdfed_server.vault import Vault
 
 

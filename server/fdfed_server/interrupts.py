@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
-from fdfed.health import Pulse
+from fdfed.process.health import Pulse
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 

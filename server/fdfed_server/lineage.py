@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from fdfed.atomic_file import sync_folder
 from fdfed.evaluation.results import RoundRecord
+from fdfed.files.atomic_file import sync_folder
 from fdfed_server.run_state import RunState, load_state
 
 _FOLDER: Final = "lineage"

@@ -12,10 +12,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from fdfed.exchange import ExchangeCode, FrameRefused
-from fdfed.expiry import expiry_notices
-from fdfed.health import not_expired
-from fdfed.roster import Roster, SignedRoster
-from fdfed.roster_keeper import RosterKeeper
+from fdfed.membership.expiry import expiry_notices
+from fdfed.membership.roster import Roster, SignedRoster
+from fdfed.membership.roster_keeper import RosterKeeper
+from fdfed.process.health import not_expired
 
 log = logging.getLogger(__name__)
 

@@ -18,10 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fdfed.config import RunPlan
+from fdfed.config import RunPlan, releases_prototypes
 from fdfed.errors import PrivacyBudgetExceeded, WireError
 from fdfed.exchange import TapLayout
-from fdfed.privacy_plan import releases_prototypes
 from fdfed_server.terms import cross_site_terms
 
 

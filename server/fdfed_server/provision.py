@@ -31,12 +31,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from fdfed.config import Frozen, SiteName, parse
-from fdfed.consortium import PolicyStep, SigningPolicy
 from fdfed.errors import InvalidInput
 from fdfed.exchange.hpke import HpkePrivateKey, HpkePublicKey, HpkeSuite
-from fdfed.private_file import line, write_private
-from fdfed.roster import Roster, SiteIdentity
-from fdfed.signing_key import write_signing_key
+from fdfed.files.private_file import line, write_private
+from fdfed.membership.consortium import PolicyStep, SigningPolicy
+from fdfed.membership.roster import Roster, SiteIdentity
+from fdfed.membership.signing_key import write_signing_key
 from fdfed_server.certificates import Authority, private_pem
 from fdfed_server.config import FederationConfig, ServerConfig
 from fdfed_server.handing_out import hand_out, hand_out_invitations

@@ -14,8 +14,8 @@ from typing import Final
 
 from flwr.app import RecordDict
 
-from fdfed.atomic_file import write_text
 from fdfed.errors import CryptoError, InvalidInput, QuorumNotMet, WireError
+from fdfed.files.atomic_file import write_text
 from fdfed.privacy import announced_by
 from fdfed.wire import Ready, ReadyRequest
 from fdfed_server.site_reply import SiteReply

@@ -10,11 +10,11 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from fdfed.atomic_file import write_text
 from fdfed.audit import AuditLog
 from fdfed.errors import InvalidInput, RefusedByPolicy
 from fdfed.evaluation.model_card import card_text, model_card
 from fdfed.evaluation.results_files import load_results
+from fdfed.files.atomic_file import write_text
 from fdfed.release import CARD, CARD_TEXT, MODEL, Release, file_sha256, sign_release
 from fdfed.training.model_file import read_header
 

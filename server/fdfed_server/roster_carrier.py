@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from fdfed.errors import WireError
-from fdfed.roster import SignedRoster
+from fdfed.membership.roster import SignedRoster
 from fdfed.wire import RosterInForce, RosterRelay
 from fdfed_server.secret_relay import Asking
 

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from fdfed.consortium import (
+from fdfed.errors import CryptoError, InvalidInput
+from fdfed.membership.consortium import (
     PolicyStep,
     Signature,
     SigningPolicy,
@@ -24,9 +25,8 @@ from fdfed.consortium import (
     sign,
     signatures_text,
 )
-from fdfed.enrolment import EnrolmentRequest
-from fdfed.errors import CryptoError, InvalidInput
-from fdfed.roster import (
+from fdfed.membership.enrolment import EnrolmentRequest
+from fdfed.membership.roster import (
     RetiringCertificate,
     Roster,
     SignedRoster,

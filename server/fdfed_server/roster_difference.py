@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fdfed.roster import Roster, SiteIdentity
+from fdfed.membership.roster import Roster, SiteIdentity
 
 
 @dataclass(frozen=True, slots=True)

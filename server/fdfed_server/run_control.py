@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from fdfed.health import Pulse
+from fdfed.process.health import Pulse
 
 _LOOK_SECONDS: Final = 0.2
 

@@ -18,11 +18,11 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from fdfed.atomic_file import replacing, write_text
 from fdfed.config import RunPlan
 from fdfed.errors import InvalidInput
 from fdfed.evaluation.results import RoundRecord
 from fdfed.exchange import ExchangeStats
+from fdfed.files.atomic_file import replacing, write_text
 
 FORMAT: Final = 1
 """Version of the folder. A newer one is refused: a run never goes backwards."""

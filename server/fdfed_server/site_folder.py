@@ -16,12 +16,12 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from fdfed.consortium import SigningPolicy
-from fdfed.enrolment import Invitation
 from fdfed.exchange.hpke import HpkePrivateKey, HpkePublicKey
-from fdfed.private_file import line, write_private
-from fdfed.roster import SiteIdentity
-from fdfed.signing_key import write_signing_key
+from fdfed.files.private_file import line, write_private
+from fdfed.membership.consortium import SigningPolicy
+from fdfed.membership.enrolment import Invitation
+from fdfed.membership.roster import SiteIdentity
+from fdfed.membership.signing_key import write_signing_key
 from fdfed_server.certificates import Authority, private_pem
 from fdfed_server.config import ServerConfig
 

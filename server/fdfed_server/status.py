@@ -18,10 +18,10 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from fdfed.atomic_file import write_text
 from fdfed.config import RunPlan
 from fdfed.errors import InvalidInput
 from fdfed.evaluation.results import RoundRecord
+from fdfed.files.atomic_file import write_text
 from fdfed.wire import EvaluateResult, Prepared
 from fdfed_server.observer import Observer
 

@@ -25,12 +25,18 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from pydantic import TypeAdapter, ValidationError
 
 from fdfed.config import Frozen, SiteName
-from fdfed.consortium import PolicyStep, Signature, SigningPolicy, parse_signatures, signatures_text
-from fdfed.enrolment import EnrolmentRequest, Invitation, Token
 from fdfed.errors import InvalidInput
-from fdfed.private_file import line, replace_private
-from fdfed.roster import Roster, SignedRoster
-from fdfed.signing_key import read_signing_key
+from fdfed.files.private_file import line, replace_private
+from fdfed.membership.consortium import (
+    PolicyStep,
+    Signature,
+    SigningPolicy,
+    parse_signatures,
+    signatures_text,
+)
+from fdfed.membership.enrolment import EnrolmentRequest, Invitation, Token
+from fdfed.membership.roster import Roster, SignedRoster
+from fdfed.membership.signing_key import read_signing_key
 
 SIGNER_KEY: Final = "consortium.key"
 _TOKENS: Final = TypeAdapter(dict[SiteName, Token])

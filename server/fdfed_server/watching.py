@@ -11,9 +11,9 @@ from functools import partial
 from typing import Final
 
 from fdfed import console
-from fdfed.health import Health, Pulse, state_is_writable
-from fdfed.metrics import process_registry, serving
-from fdfed.watchdog import watchdog
+from fdfed.process.health import Health, Pulse, state_is_writable
+from fdfed.process.metrics import process_registry, serving
+from fdfed.process.watchdog import watchdog
 from fdfed_server.config import ServerConfig
 from fdfed_server.console import Board, coordinator_console
 from fdfed_server.exchange_service import ExchangeService

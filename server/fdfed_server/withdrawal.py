@@ -10,10 +10,10 @@ from typing import Final
 
 import torch
 
-from fdfed.atomic_file import write_text
 from fdfed.audit import AuditLog
 from fdfed.config import RunPlan, parse
 from fdfed.errors import InvalidInput
+from fdfed.files.atomic_file import write_text
 from fdfed.training.initialise import initial_network
 from fdfed.training.sharing import local_names
 from fdfed_server.lineage import first_round, forget_from, state_before

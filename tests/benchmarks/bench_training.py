@@ -12,8 +12,8 @@ Two tables, on phantoms:
    with cotangents that lie ready; a site's round with its exchange on loopback, sealed and blinded,
    and its metrics. The other site answers at once, from the hub's process.
 
-All of it runs as an agent does, which keeps freed memory (`fdfed/kept_memory.py`); `--as-it-comes`
-leaves that to the C library, as in somebody's own loop.
+All of it runs as an agent does, which keeps freed memory (`fdfed/process/kept_memory.py`);
+`--as-it-comes` leaves that to the C library, as in somebody's own loop.
 
 The loops take turns, a round of `steps` each, in alternating order, on one thread. Wall time, since
 waiting counts; `ratio` is the median over repeats of the bare loop's time over the other's in the
@@ -40,7 +40,7 @@ from monai.engines.trainer import SupervisedTrainer
 from prometheus_client import CollectorRegistry
 from torch import Tensor
 
-from fdfed.config import RunPlan
+from fdfed.config import MethodPlan, RunPlan
 from fdfed.data.planned import open_planned, write_planned_phantoms
 from fdfed.exchange import (
     BlindedExchange,
@@ -51,10 +51,9 @@ from fdfed.exchange import (
     StepKey,
     padded_layout,
 )
-from fdfed.kept_memory import keep_freed_memory
 from fdfed.losses import feature_discrepancy_loss, segmentation_loss
-from fdfed.method_plan import MethodPlan
 from fdfed.networks import SegmentationNetwork
+from fdfed.process.kept_memory import keep_freed_memory
 from fdfed.prototypes import batch_prototypes, masked_prototypes
 from fdfed.training.device import resolve_device
 from fdfed.training.initialise import initial_network

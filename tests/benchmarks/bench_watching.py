@@ -21,7 +21,7 @@ from prometheus_client import generate_latest
 
 from fdfed.config import RunPlan
 from fdfed.exchange import ExchangeStats
-from fdfed.metrics import process_registry
+from fdfed.process.metrics import process_registry
 from fdfed.training.initialise import initial_network
 from fdfed.training.local_round import make_optimizer
 from fdfed.training.step import step_losses

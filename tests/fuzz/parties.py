@@ -16,11 +16,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from fdfed.config import RunPlan
-from fdfed.consortium import PolicyStep, SigningPolicy
 from fdfed.exchange import HpkePrivateKey, HpkeSuite
 from fdfed.exchange.group_secret import Member, OfferContext
 from fdfed.exchange.sealing import Ratchet, SealedSession
-from fdfed.roster import Roster, SignedRoster, SiteIdentity, sign_roster
+from fdfed.membership.consortium import PolicyStep, SigningPolicy
+from fdfed.membership.roster import Roster, SignedRoster, SiteIdentity, sign_roster
 
 SITES = ("ad", "tnbc")
 RUN = "0123456789abcdef"

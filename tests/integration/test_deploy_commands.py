@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fdfed.audit import verify
 from fdfed.config import read_toml
 from fdfed.data import write_phantoms
-from fdfed.enrolment import DESK_PATH, INVITATION_HEADER
+from fdfed.membership.enrolment import DESK_PATH, INVITATION_HEADER
 from fdfed_client.flower.fleet import load_node_key
 from fdfed_server.config import FederationConfig
 from fdfed_server.provision import provision

@@ -17,9 +17,9 @@ import pytest
 import tomli_w
 
 from fdfed.config import read_toml
-from fdfed.enrolment import EnrolmentRequest
 from fdfed.errors import ConnectionFailed
-from fdfed.roster import Roster
+from fdfed.membership.enrolment import EnrolmentRequest
+from fdfed.membership.roster import Roster
 from fdfed_client.enrolment import SiteFolder
 from fdfed_client.enrolment_relay import EnrolmentRelay
 from fdfed_server.handing_out import hand_out

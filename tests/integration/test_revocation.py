@@ -27,8 +27,8 @@ from fdfed.exchange import (
     StepKey,
     TapLayout,
 )
-from fdfed.roster import RetiringCertificate, Roster
-from fdfed.roster_keeper import RosterKeeper
+from fdfed.membership.roster import RetiringCertificate, Roster
+from fdfed.membership.roster_keeper import RosterKeeper
 from fdfed_client.config import SiteConfig
 from fdfed_client.exchange import ExchangeStream
 from fdfed_client.exchange_identity import SiteIdentity

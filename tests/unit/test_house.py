@@ -54,7 +54,7 @@ SHOWN_OR_SIGNED = {
     # Moments that are written down, shown, or compared with the other side's on purpose.
     "fdfed/release.py",
     "fdfed/audit/line.py",
-    "fdfed/health.py",
+    "fdfed/process/health.py",
     "server/fdfed_server/metrics/run.py",
     "server/fdfed_server/status.py",
     "server/fdfed_server/console/board.py",
@@ -64,7 +64,7 @@ SHOWN_OR_SIGNED = {
     "client/fdfed_client/flower/fleet.py",
     "client/fdfed_client/group.py",
     # The life of a certificate or of the roster, which is a matter of dates.
-    "fdfed/expiry.py",
+    "fdfed/membership/expiry.py",
     "server/fdfed_server/certificates.py",
     "server/fdfed_server/membership.py",
     "client/fdfed_client/exchange_identity.py",

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from fdfed.errors import CryptoError, FdfedError, InvalidInput
 from fdfed.exchange import HpkePrivateKey, HpkePublicKey
-from fdfed.expiry import WARN_DAYS, days_left
-from fdfed.roster import Roster, SignedRoster
+from fdfed.membership.expiry import WARN_DAYS, days_left
+from fdfed.membership.roster import Roster, SignedRoster
 from fdfed_client.check.result import CheckResult, note, ok, problem, warning
 from fdfed_client.config import SiteConfig
 from fdfed_client.exchange_identity import SiteIdentity

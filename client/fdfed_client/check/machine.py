@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fdfed.audit import LogFiles, verify_tail
 from fdfed.config import RunPlan
 from fdfed.errors import FdfedError, InvalidInput
-from fdfed.state_format import AGENT
+from fdfed.files.state_format import AGENT
 from fdfed.training.device import resolve_device
 from fdfed.training.initialise import initial_network
 from fdfed_client.check.result import CheckResult, note, ok, problem, warning

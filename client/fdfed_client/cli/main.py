@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import click
 import typer
 
-from fdfed.terminal import run_command
+from fdfed.process.terminal import run_command
 from fdfed_client.cli.check import check
 from fdfed_client.cli.configured import site_config
 from fdfed_client.cli.enrol import enrol
@@ -97,17 +97,17 @@ def agent(
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
 
-    from fdfed.kept_memory import keep_freed_memory
-    from fdfed.lean_monai import spare_optional_parts
+    from fdfed.process.kept_memory import keep_freed_memory
+    from fdfed.process.lean_monai import spare_optional_parts
 
     keep_freed_memory()
     spare_optional_parts()
     import torch
     from rich.console import Console
 
-    from fdfed.state_format import AGENT
-    from fdfed.state_lock import only_process
-    from fdfed.terminal import configure_logging
+    from fdfed.files.state_format import AGENT
+    from fdfed.files.state_lock import only_process
+    from fdfed.process.terminal import configure_logging
     from fdfed_client.agent import run_agent
     from fdfed_client.progress import step_bar
 

@@ -34,7 +34,7 @@ def plan(
     """
     from rich.console import Console
 
-    from fdfed.state_format import AGENT
+    from fdfed.files.state_format import AGENT
     from fdfed_client.plan_approval import PlanRecords
 
     loaded = site_config(site, config)

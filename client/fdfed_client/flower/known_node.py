@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from fdfed import atomic_file
+from fdfed.files import atomic_file
 
 _MAX_BYTES: Final = 200
 

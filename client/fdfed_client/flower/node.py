@@ -30,7 +30,7 @@ from flwr.supercore.inflatable.inflatable_utils import (
 )
 
 from fdfed.errors import FdfedError, InvalidInput, WireError
-from fdfed.storage import storage_failure
+from fdfed.files.storage import storage_failure
 from fdfed.wire import check_expansion, unbundled
 from fdfed_client.egress import Cleared, EgressGate, PolicyRefusal, public_reason
 from fdfed_client.flower.environment import prepare_process

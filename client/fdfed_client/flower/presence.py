@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from fdfed.health import Pulse
+from fdfed.process.health import Pulse
 
 
 class Presence:

@@ -16,11 +16,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from fdfed.atomic_file import write_text
 from fdfed.config import RunPlan, parse
 from fdfed.data import SiteData
 from fdfed.errors import QuorumNotMet
 from fdfed.evaluation.results import RunResults
+from fdfed.files.atomic_file import write_text
 from fdfed.simulation import Progress, open_sites, simulate_sites
 from fdfed.studies.held_out import DRAW
 from fdfed.studies.hostile.behaviours import HOSTILITIES

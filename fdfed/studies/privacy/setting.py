@@ -10,11 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fdfed.config import RunPlan
+from fdfed.config import MethodPlan, RunPlan
 from fdfed.data import open_site
 from fdfed.data.cases import Part
 from fdfed.errors import DataError, InvalidInput
-from fdfed.method_plan import MethodPlan
 from fdfed.studies.held_out import DRAW
 
 

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from fdfed.atomic_file import write_text
 from fdfed.errors import InvalidInput
+from fdfed.files.atomic_file import write_text
 from fdfed.studies.privacy.active_server_jobs import active_server_rows
 from fdfed.studies.privacy.isometry_jobs import isometry_jobs, norm_rows
 from fdfed.studies.privacy.matching_jobs import matching_rows

@@ -11,8 +11,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Final
 
-from fdfed.atomic_file import write_text
 from fdfed.evaluation.results import library_versions
+from fdfed.files.atomic_file import write_text
 from fdfed.studies.page import check_page, rewrite_section, write_csv
 from fdfed.studies.privacy.figures import draw_attacks
 from fdfed.studies.privacy.membership import SUCCESS

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from fdfed.config import MethodPlan
 from fdfed.losses import AuxiliaryLoss, Moment
-from fdfed.method_plan import MethodPlan
 from fdfed.prototypes import batch_prototypes, masked_prototypes
 from fdfed.studies.trainers.loop import Trainer
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fdfed.atomic_file import replacing, write_text
+from fdfed.files.atomic_file import replacing, write_text
 
 _INDEX: Final = "rounds.json"
 

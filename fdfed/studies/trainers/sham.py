@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from fdfed.atomic_file import replacing
 from fdfed.data.seeds import generator
 from fdfed.exchange import CotangentFrame, Exchange, ExchangeStats, PrototypeFrame
+from fdfed.files.atomic_file import replacing
 
 Vectors = dict[int, NDArray[Any]]
 """A round's cotangents of one site, by step."""

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from fdfed.atomic_file import write_text
 from fdfed.errors import DataError
+from fdfed.files.atomic_file import write_text
 from fdfed.studies.held_out import draw_held_out
 
 _TABLE: Final = "patients.csv"

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from fdfed.terminal import run_command
+from fdfed.process.terminal import run_command
 from fdfed_server.cli import roster
 from fdfed_server.cli.advise import advise
 from fdfed_server.cli.provision import provision

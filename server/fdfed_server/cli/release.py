@@ -34,8 +34,8 @@ def release(
 
     from fdfed.audit import AuditLog
     from fdfed.errors import InvalidInput
-    from fdfed.plan_signature import read_plan_key
-    from fdfed.state_format import COORDINATOR
+    from fdfed.files.state_format import COORDINATOR
+    from fdfed.membership.plan_signature import read_plan_key
     from fdfed_server.config import FederationConfig
     from fdfed_server.release import candidate
     from fdfed_server.release import release as carry_out

@@ -64,7 +64,7 @@ def add(
     consortium: Consortium = DEFAULT_CONSORTIUM,
 ) -> None:
     """Certify a hospital that has asked to join, or a member that renews, and list it."""
-    from fdfed.enrolment import EnrolmentRequest
+    from fdfed.membership.enrolment import EnrolmentRequest
     from fdfed_server.roster_change import draft_site
     from fdfed_server.vault import Vault
 
@@ -115,8 +115,8 @@ def key(
     """Make a signer's key, on the signer's own machine; hand out FILE.pub alone."""
     from cryptography.hazmat.primitives.asymmetric import ed25519
 
-    from fdfed.private_file import line, write_private
-    from fdfed.signing_key import write_signing_key
+    from fdfed.files.private_file import line, write_private
+    from fdfed.membership.signing_key import write_signing_key
 
     made = ed25519.Ed25519PrivateKey.generate()
     write_signing_key(file, made)
@@ -133,7 +133,7 @@ def signers(
 ) -> None:
     """Draft other signers; the present ones sign first, then the new ones the roster."""
     from fdfed.config import parse
-    from fdfed.consortium import SigningPolicy
+    from fdfed.membership.consortium import SigningPolicy
     from fdfed_server.roster_change import draft_policy
     from fdfed_server.vault import Vault
 
@@ -154,8 +154,8 @@ def sign(
     consortium: Consortium = DEFAULT_CONSORTIUM,
 ) -> None:
     """Sign what is drafted, after it was shown."""
-    from fdfed.consortium import signatures_text
-    from fdfed.private_file import replace_private
+    from fdfed.files.private_file import replace_private
+    from fdfed.membership.consortium import signatures_text
     from fdfed_server.cli.roster_text import print_draft
     from fdfed_server.roster_change import add_signature
     from fdfed_server.vault import Vault, read_signer_key
@@ -178,7 +178,7 @@ def publish(
     consortium: Consortium = DEFAULT_CONSORTIUM,
 ) -> None:
     """Put the draft into force, once enough have signed, and hand it to the folders beside."""
-    from fdfed.consortium import parse_signatures
+    from fdfed.membership.consortium import parse_signatures
     from fdfed_server.roster_change import merge_signatures
     from fdfed_server.vault import Vault
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fdfed.enrolment import EnrolmentRequest
 from fdfed.errors import FdfedError
-from fdfed.expiry import expiry_notice
+from fdfed.membership.enrolment import EnrolmentRequest
+from fdfed.membership.expiry import expiry_notice
 from fdfed_server.roster_difference import Difference
 from fdfed_server.vault import Vault
 

@@ -47,10 +47,10 @@ def start(
     """
     from rich.console import Console
 
-    from fdfed.lean_monai import spare_optional_parts
+    from fdfed.process.lean_monai import spare_optional_parts
 
     spare_optional_parts()
-    from fdfed.terminal import configure_logging, scores_table
+    from fdfed.process.terminal import configure_logging, scores_table
     from fdfed_server.config import FederationConfig
     from fdfed_server.coordinator import run_coordinator
     from fdfed_server.event_log import EventLog

@@ -34,9 +34,9 @@ def withdraw(
     fdfed-server roster remove SITE.
     """
     from fdfed.audit import AuditLog
-    from fdfed.plan_signature import read_plan_key
-    from fdfed.state_format import COORDINATOR
-    from fdfed.state_lock import only_process
+    from fdfed.files.state_format import COORDINATOR
+    from fdfed.files.state_lock import only_process
+    from fdfed.membership.plan_signature import read_plan_key
     from fdfed_server.config import FederationConfig
     from fdfed_server.withdrawal import plan_withdrawal
     from fdfed_server.withdrawal import withdraw as carry_out
@@ -62,7 +62,7 @@ def withdraw(
 
 def _check_removed(site: str, server: ServerConfig, named: tuple[str, ...]) -> None:
     """The next start must not bring it back."""
-    from fdfed.roster import SignedRoster
+    from fdfed.membership.roster import SignedRoster
 
     roster = SignedRoster.load(server.roster, public_key=server.consortium_key).roster
     if site in roster.sites:

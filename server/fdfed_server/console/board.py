@@ -13,7 +13,7 @@ from fdfed import __version__
 from fdfed.config import RunPlan
 from fdfed.evaluation.results import RoundRecord
 from fdfed.evaluation.results_files import without_nan
-from fdfed.expiry import expiry_notices
+from fdfed.membership.expiry import expiry_notices
 from fdfed.wire import EvaluateResult, Prepared
 from fdfed_server.console.alerts import Alert, alerts
 from fdfed_server.hub import HubSnapshot

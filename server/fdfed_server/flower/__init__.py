@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fdfed import lazy
+from fdfed.process import lazy
 
 # First: it checks the installed release, before the others import names that may have moved.
 from fdfed_server.flower._release import FLOWER_VERSION

@@ -44,7 +44,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.runtime import RuntimeHttpClient
 
 from fdfed.errors import ConnectionFailed
-from fdfed.health import Pulse
+from fdfed.process.health import Pulse
 from fdfed.wire import Deflatable, Parcel, bundled, fill
 from fdfed_server.flower.calls import connect, flower_key, translated
 from fdfed_server.flower.messages import stamp

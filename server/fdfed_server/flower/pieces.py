@@ -16,8 +16,8 @@ from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.supercore.inflatable.inflatable_object import InflatableObject
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
-from fdfed import strict_json
 from fdfed.errors import WireError
+from fdfed.files import strict_json
 from fdfed.wire import Extent, Spool, SpooledBytes, check_expansion, chunks_of, unbundled
 
 _CHUNK: Final = b"ArrayChunk "

@@ -34,7 +34,7 @@ from flwr.supercore.interceptors import (
 from flwr.supercore.runtime import RuntimeHttpClient
 
 from fdfed.errors import ConnectionFailed
-from fdfed.health import Pulse
+from fdfed.process.health import Pulse
 from fdfed_server.flower.bundle import config_only_bundle
 from fdfed_server.flower.calls import connect, register_sites, stop_old_runs, translated
 from fdfed_server.flower.grid import RunGrid

@@ -16,7 +16,7 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as ASGIMessage
 
-from fdfed.enrolment import DESK_PATH
+from fdfed.membership.enrolment import DESK_PATH
 from fdfed.wire import PROTOCOL_HEADER
 
 HEALTH_PATH: Final = "/health"

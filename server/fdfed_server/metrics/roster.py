@@ -8,7 +8,7 @@ from datetime import datetime
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from fdfed.roster import Roster
+from fdfed.membership.roster import Roster
 
 
 class RosterCollector(Collector):

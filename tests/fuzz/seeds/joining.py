@@ -9,10 +9,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import x25519
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from fdfed.enrolment import EnrolmentAnswer, EnrolmentRequest
+from fdfed.membership.enrolment import EnrolmentAnswer, EnrolmentRequest
+from fdfed.membership.roster import sign_roster
 from fdfed.privacy.accounting import Release
 from fdfed.privacy.ledger import Entry, _document
-from fdfed.roster import sign_roster
 from tests.fuzz import parties
 from tests.fuzz.parties import PLAN, RUN
 from tests.fuzz.seeds import certificates

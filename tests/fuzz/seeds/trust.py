@@ -6,12 +6,18 @@ import hashlib
 import json
 
 from fdfed.audit.line import Head, write_line
-from fdfed.consortium import PolicyStep, SigningPolicy, lineage_digests, policy_statement, sign
 from fdfed.exchange import (
     BlindingSecret,
     HpkeSuite,
 )
-from fdfed.roster import Roster, sign_roster
+from fdfed.membership.consortium import (
+    PolicyStep,
+    SigningPolicy,
+    lineage_digests,
+    policy_statement,
+    sign,
+)
+from fdfed.membership.roster import Roster, sign_roster
 from tests.fuzz import parties
 from tests.fuzz.parties import SITES
 from tests.fuzz.seeds import certificates

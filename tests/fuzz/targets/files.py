@@ -183,7 +183,7 @@ def patients(data: bytes) -> None:
 
 
 _STATE = (CORPUS / "run-state" / "state").read_bytes().partition(b"\n")[0].decode()
-_JSON = "fdfed/strict_json.py"
+_JSON = "fdfed/files/strict_json.py"
 _STATUS = (CORPUS / "status" / "status").read_text()
 _RESULTS = (CORPUS / "results" / "results").read_text()
 _TENSORS = json.dumps(
@@ -200,10 +200,12 @@ TARGETS = (
         "plan",
         plan,
         (InvalidInput, UnicodeDecodeError),
-        ("fdfed/config.py", _JSON),
+        ("fdfed/config/run_plan.py", _JSON),
         (JsonPart(PLAN.to_json()),),
     ),
-    Target("settings", settings, _BAD, ("fdfed/config.py", "client/fdfed_client/config.py")),
+    Target(
+        "settings", settings, _BAD, ("fdfed/config/run_plan.py", "client/fdfed_client/config.py")
+    ),
     Target(
         "model-file",
         model,

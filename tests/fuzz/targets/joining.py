@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
-from fdfed.enrolment import EnrolmentAnswer, EnrolmentRequest, OwnKeys
 from fdfed.errors import CryptoError, InvalidInput, PrivacyBudgetExceeded
+from fdfed.membership.enrolment import EnrolmentAnswer, EnrolmentRequest, OwnKeys
+from fdfed.membership.roster import sign_roster
 from fdfed.privacy.ledger import Ledger, _digest
 from fdfed.privacy.masking_keys import (
     KeyContext,
@@ -16,7 +17,6 @@ from fdfed.privacy.masking_keys import (
     _statement,
     announced_by,
 )
-from fdfed.roster import sign_roster
 from fdfed_client.plan_approval import PlanRecords
 from fdfed_server.ready_phase import AttemptCounter
 from tests.fuzz.parties import (
@@ -139,7 +139,7 @@ def _text(name: str) -> str:
 
 
 _BAD = (CryptoError, InvalidInput)
-_ENROLMENT = ("fdfed/enrolment.py",)
+_ENROLMENT = ("fdfed/membership/enrolment.py",)
 _KEPT = f'{{"plan": {PLAN.to_json()}, "signature": ""}}'
 
 TARGETS = (

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from fdfed.enrolment import INVITATION_HEADER
+from fdfed.membership.enrolment import INVITATION_HEADER
 from fdfed_server.enrolment_desk import EnrolmentDesk
 from fdfed_server.flower.surface import (
     MAX_BODY_BYTES,

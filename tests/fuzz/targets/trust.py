@@ -11,8 +11,8 @@ from fdfed.audit.line import Head, read_line
 from fdfed.errors import CryptoError, InvalidInput
 from fdfed.exchange import NO_SEALING, HpkePrivateKey, HpkePublicKey
 from fdfed.exchange.group_secret import Expected, _Offer, _parse, _statement
+from fdfed.membership.roster import Roster, SignedRoster, sign_roster
 from fdfed.release import verify_release
-from fdfed.roster import Roster, SignedRoster, sign_roster
 from fdfed_client.exchange_identity import SiteIdentity
 from tests.fuzz.parties import (
     CONTEXT,
@@ -133,7 +133,11 @@ _SEALED = '{"ad":"YWE=","tnbc":"YWE="}'
 _OFFER = f'{{"context":{CONTEXT.model_dump_json()},"sealed":{_SEALED},"signature":"{"0" * 128}"}}'
 _RELEASE = (CORPUS / "release" / "empty-files").read_text()
 _HPKE = ("fdfed/exchange/hpke.py",)
-_ROSTER = ("fdfed/roster.py", "fdfed/consortium.py", "fdfed/strict_json.py")
+_ROSTER = (
+    "fdfed/membership/roster.py",
+    "fdfed/membership/consortium.py",
+    "fdfed/files/strict_json.py",
+)
 _TEXT = ROSTER.text.decode()
 _SIGNATURES = sign_roster(ROSTER.text, signing_key(0)).decode()
 

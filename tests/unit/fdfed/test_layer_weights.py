@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from fdfed.config import AlphaMode, AlphaPlan
 from fdfed.errors import InvalidInput
 from fdfed.layer_weights import aggregate, propose, starting_alpha, target_of
-from fdfed.method_plan import AlphaMode, AlphaPlan
 
 NAN = float("nan")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from fdfed.health import SILENT_SECONDS
+from fdfed.process.health import SILENT_SECONDS
 from fdfed_client.config import SiteConfig
 from fdfed_client.flower.link import Link
 from fdfed_client.flower.presence import Presence

@@ -18,7 +18,7 @@ from fdfed.console import Access
 from fdfed.evaluation.aggregates import Aggregate
 from fdfed.evaluation.joining import MODELS, Joining, OwnScore, answer
 from fdfed.exchange import ExchangeStats
-from fdfed.metrics import table
+from fdfed.process.metrics import table
 from fdfed.wire import EvaluateResult, TrainResult
 from fdfed_client.console import AgentBoard, agent_console
 from fdfed_client.console.words import IN, OUT

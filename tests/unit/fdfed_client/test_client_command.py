@@ -13,10 +13,10 @@ import pytest
 
 from fdfed.config import RunPlan
 from fdfed.data import write_phantoms
-from fdfed.enrolment import EnrolmentRequest
-from fdfed.state_format import AGENT
-from fdfed.state_lock import only_process
-from fdfed.terminal import run_command
+from fdfed.files.state_format import AGENT
+from fdfed.files.state_lock import only_process
+from fdfed.membership.enrolment import EnrolmentRequest
+from fdfed.process.terminal import run_command
 from fdfed_client.cli.main import app
 from fdfed_client.plan_approval import PlanRecords
 from fdfed_server.handing_out import hand_out

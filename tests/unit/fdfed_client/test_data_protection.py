@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from fdfed.audit import AuditLog, verify
 from fdfed.config import RunPlan
 from fdfed.errors import InvalidInput, RefusedByPolicy
-from fdfed.terminal import run_command
+from fdfed.process.terminal import run_command
 from fdfed_client.cli.main import app
 from fdfed_client.config import SiteConfig
 from fdfed_client.data_protection import data_protection_record

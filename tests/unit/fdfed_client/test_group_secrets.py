@@ -15,7 +15,7 @@ import pytest
 from fdfed.config import RunPlan
 from fdfed.errors import CryptoError, RefusedByPolicy, WireError
 from fdfed.exchange import BlindingSecret
-from fdfed.roster import SignedRoster
+from fdfed.membership.roster import SignedRoster
 from fdfed.wire import (
     RosterInForce,
     RosterRelay,

@@ -13,10 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fdfed.config import RunPlan
+from fdfed.config import AlphaPlan, RunPlan
 from fdfed.data import SiteData, SplitCounts, write_phantoms
 from fdfed.errors import InvalidInput
-from fdfed.method_plan import AlphaPlan
 from fdfed.simulation import open_sites, simulate_sites
 from fdfed.training.initialise import initial_network
 from fdfed.training.model_file import load_model

@@ -12,8 +12,8 @@ import pytest
 
 from fdfed.config import RunPlan
 from fdfed.errors import CryptoError, RefusedByPolicy
+from fdfed.membership.roster import Roster
 from fdfed.privacy import Signer
-from fdfed.roster import Roster
 from fdfed.wire import ReadyRequest, TrainInstruction
 from fdfed_client.config import SiteConfig
 from fdfed_client.masking import Masking, signer_of

@@ -16,7 +16,7 @@ from flwr.app import Context, Message, RecordDict
 from fdfed.audit import AuditLog
 from fdfed.config import RunPlan
 from fdfed.errors import CryptoError, RefusedByPolicy
-from fdfed.plan_signature import sign_plan
+from fdfed.membership.plan_signature import sign_plan
 from fdfed.wire import Prepare, TrainInstruction
 from fdfed_client.app import build_client_app
 from fdfed_client.egress import EgressGate, Policy, PolicyRefusal

@@ -15,7 +15,7 @@ from fdfed.config import RunPlan
 from fdfed.errors import InvalidInput
 from fdfed.evaluation.results import RoundRecord
 from fdfed.exchange import TapLayout
-from fdfed.terminal import run_command
+from fdfed.process.terminal import run_command
 from fdfed_server.advice import advise, gap
 from fdfed_server.cli.main import app
 from fdfed_server.pairs import PairMeans

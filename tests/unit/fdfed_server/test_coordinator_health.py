@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fdfed.health import Pulse
-from fdfed.roster_keeper import RosterKeeper
+from fdfed.membership.roster_keeper import RosterKeeper
+from fdfed.process.health import Pulse
 from fdfed_server.config import FederationConfig
 from fdfed_server.exchange_service import ExchangeService
 from fdfed_server.hub import ExchangeHub

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from fdfed.enrolment import DESK_PATH, INVITATION_HEADER, MAX_REQUEST
+from fdfed.membership.enrolment import DESK_PATH, INVITATION_HEADER, MAX_REQUEST
 from fdfed_client.enrolment import SiteFolder
 from fdfed_server.enrolment_desk import EnrolmentDesk
 from fdfed_server.flower.surface import PublicSurface

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from fdfed.health import Pulse
+from fdfed.process.health import Pulse
 from fdfed_server.interrupts import interruptible
 
 

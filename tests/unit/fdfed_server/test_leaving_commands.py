@@ -16,11 +16,11 @@ from fdfed.config import RunPlan
 from fdfed.evaluation.aggregates import Aggregate
 from fdfed.evaluation.model_card import PHANTOMS
 from fdfed.evaluation.results import RoundRecord, SiteRound
-from fdfed.plan_signature import read_plan_key
+from fdfed.files.state_format import COORDINATOR
+from fdfed.files.state_lock import only_process
+from fdfed.membership.plan_signature import read_plan_key
+from fdfed.process.terminal import run_command
 from fdfed.release import MODEL
-from fdfed.state_format import COORDINATOR
-from fdfed.state_lock import only_process
-from fdfed.terminal import run_command
 from fdfed.training.model_file import read_header
 from fdfed.wire import EvaluateResult, Prepared
 from fdfed_server.cli.main import app

@@ -14,8 +14,7 @@ import scipy.stats
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fdfed.config import RunPlan, parse
-from fdfed.defence_plan import DefencePlan
+from fdfed.config import DefencePlan, RunPlan, parse
 from fdfed.errors import InvalidInput
 from fdfed_server import robust_average
 from fdfed_server.robust_average import RobustAverage, open_average, robust_centre

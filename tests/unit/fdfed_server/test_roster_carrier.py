@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fdfed.roster import SignedRoster
+from fdfed.membership.roster import SignedRoster
 from fdfed.wire import RosterInForce, RosterRelay, SecretRequest
 from fdfed_server.provision import provision, provision_site
 from fdfed_server.roster_carrier import RosterCarrier

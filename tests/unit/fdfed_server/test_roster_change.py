@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from fdfed.consortium import SigningPolicy, signatures_text
-from fdfed.enrolment import EnrolmentRequest
 from fdfed.errors import CryptoError, InvalidInput
-from fdfed.roster import Roster, SignedRoster, roster_signature
+from fdfed.membership.consortium import SigningPolicy, signatures_text
+from fdfed.membership.enrolment import EnrolmentRequest
+from fdfed.membership.roster import Roster, SignedRoster, roster_signature
 from fdfed_client.enrolment import SiteFolder
 from fdfed_client.membership import Membership
 from fdfed_server.config import FederationConfig

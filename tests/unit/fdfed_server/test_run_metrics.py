@@ -15,8 +15,8 @@ from fdfed.config import RunPlan
 from fdfed.evaluation.aggregates import Aggregate
 from fdfed.evaluation.results import RoundRecord, SitePrivacy, SiteRound, TapLoss, Traffic
 from fdfed.exchange import ExchangeCode, FrameRefused, PrototypeFrame, StepKey, TapLayout
-from fdfed.metrics import table
-from fdfed.roster import Roster
+from fdfed.membership.roster import Roster
+from fdfed.process.metrics import table
 from fdfed.wire import EvaluateResult, Prepared
 from fdfed_server.hub import ExchangeHub
 from fdfed_server.metrics import HubCollector, RosterCollector, RunMetrics

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from fdfed.roster import Roster
-from fdfed.state_format import COORDINATOR
-from fdfed.state_lock import only_process
-from fdfed.terminal import run_command
+from fdfed.files.state_format import COORDINATOR
+from fdfed.files.state_lock import only_process
+from fdfed.membership.roster import Roster
+from fdfed.process.terminal import run_command
 from fdfed_client.enrolment import SiteFolder
 from fdfed_server.cli.main import app
 

@@ -13,7 +13,7 @@ import pytest
 from fdfed.config import RunPlan
 from fdfed.errors import InvalidInput, QuorumNotMet
 from fdfed.evaluation.results import RoundRecord, SiteRound
-from fdfed.terminal import run_command
+from fdfed.process.terminal import run_command
 from fdfed.wire import Prepared
 from fdfed_server import status
 from fdfed_server.cli.main import app

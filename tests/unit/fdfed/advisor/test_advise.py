@@ -16,7 +16,7 @@ from fdfed.cli.main import app
 from fdfed.data import write_phantoms
 from fdfed.errors import InvalidInput
 from fdfed.networks import create_network
-from fdfed.terminal import run_command
+from fdfed.process.terminal import run_command
 from fdfed.training.model_file import ModelHeader, save_model
 
 Command = Callable[..., tuple[int, str, str]]

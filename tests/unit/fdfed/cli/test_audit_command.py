@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from fdfed.audit import AuditLog
 from fdfed.audit.line import public_text
 from fdfed.cli.main import app
-from fdfed.terminal import run_command
+from fdfed.process.terminal import run_command
 
 KEY = ed25519.Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 Command = Callable[..., tuple[int, str, str]]

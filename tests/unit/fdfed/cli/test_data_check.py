@@ -10,7 +10,7 @@ from PIL import Image
 
 from fdfed.cli.main import app
 from fdfed.data import write_phantoms
-from fdfed.terminal import run_command
+from fdfed.process.terminal import run_command
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fdfed.cli.main import app
-from fdfed.terminal import run_command
+from fdfed.process.terminal import run_command
 from fdfed_server.run_state import load_state
 
 Command = Callable[..., tuple[int, str, str]]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fdfed.cli.simulate import _plan
-from fdfed.method_plan import preset
+from fdfed.config import preset
 
 
 @pytest.fixture

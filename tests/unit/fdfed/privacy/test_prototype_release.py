@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fdfed.config import MethodPlan
 from fdfed.exchange import TapLayout
-from fdfed.method_plan import MethodPlan
 from fdfed.privacy.projection import projections
 from fdfed.privacy.prototype_release import clipped, joint_vectors, noisy_mean
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import tomli_w
 
+from fdfed.config import preset
 from fdfed.errors import InvalidInput
-from fdfed.method_plan import preset
 from fdfed.studies import TrialResult
 from fdfed.studies.baselines.agenda import Stage, agenda, done, trial
 from fdfed.studies.baselines.analysis import analyse, differences, patient_scores, site_means

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from fdfed.config import RunPlan
-from fdfed.method_plan import preset
+from fdfed.config import RunPlan, preset
 from fdfed.studies import Trial, TrialResult, defaults
 from fdfed.studies.held_out import DRAW
 

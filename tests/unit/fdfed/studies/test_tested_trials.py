@@ -12,12 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fdfed.config import RunPlan
+from fdfed.config import MethodPlan, RunPlan
 from fdfed.data import held_out_patients, write_phantoms
 from fdfed.errors import DataError
 from fdfed.evaluation.results import RoundRecord
 from fdfed.losses import feature_discrepancy_loss
-from fdfed.method_plan import MethodPlan
 from fdfed.networks import create_network
 from fdfed.prototypes import masked_prototypes
 from fdfed.simulation import Progress, open_sites

@@ -15,8 +15,8 @@ from rich.console import Console
 from fdfed.audit import AuditLog
 from fdfed.config import RunPlan
 from fdfed.data import write_phantoms
-from fdfed.state_format import AGENT, FILE
-from fdfed.terminal import run_command
+from fdfed.files.state_format import AGENT, FILE
+from fdfed.process.terminal import run_command
 from fdfed.training.initialise import initial_network
 from fdfed_client.check import exit_code_of, run_checks, show
 from fdfed_client.check import machine as machine_room

@@ -1,0 +1,1 @@
+"""What every long-running command shares: logs, health, metrics, start-up, exit codes."""
