@@ -12,8 +12,8 @@ def study_advisor(run: StudyRun) -> None:
     """Trains what is missing, images first, then writes what all trainings say."""
     import torch
 
-    from fdfed.studies import advisor
-    from fdfed.studies.advisor_files import write_page, write_study
+    from fdfed.studies.advisor import study as advisor
+    from fdfed.studies.advisor.files import write_page, write_study
 
     run.only_one_worker(advisor.STUDY)
     torch.set_num_threads(1)

@@ -9,16 +9,19 @@ from types import MappingProxyType
 from typing import Final, Protocol
 
 from fdfed.errors import InvalidInput
-from fdfed.studies import defaults, staleness, staleness_files, study_files
 from fdfed.studies.addition import agenda as additions
 from fdfed.studies.addition import files as addition
 from fdfed.studies.baselines import files as baselines
 from fdfed.studies.baselines.agenda import Stage, agenda, check_frozen
 from fdfed.studies.baselines.configuration import Configuration
+from fdfed.studies.defaults import agenda as defaults
+from fdfed.studies.defaults import files as defaults_files
 from fdfed.studies.observations import files as observations
 from fdfed.studies.observations.pictures import TITLES, PictureReport, view_of
 from fdfed.studies.observations.views import VIEWS
 from fdfed.studies.schedule import Agenda
+from fdfed.studies.staleness import agenda as staleness
+from fdfed.studies.staleness import files as staleness_files
 from fdfed.studies.trials import TrialResult
 from fdfed.studies.variants import files as variants
 from fdfed.studies.variants.designs import DESIGNS, UNSEEN_SITE
@@ -43,7 +46,7 @@ class Study:
 STUDIES: Final[Mapping[str, Study]] = MappingProxyType(
     {
         "defaults": Study(
-            defaults.SITES, defaults.agenda, study_files.write_study, study_files.write_page
+            defaults.SITES, defaults.agenda, defaults_files.write_study, defaults_files.write_page
         ),
         "staleness": Study(
             staleness.SITES,

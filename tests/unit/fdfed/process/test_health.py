@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tests.unit.fdfed.process.test_metrics import free_port
 
 from fdfed.process.health import SILENT_SECONDS, Health, Pulse, not_expired, state_is_writable
 from fdfed.process.metrics import process_registry, serving
+from tests.unit.fdfed.process.test_metrics import free_port
 
 
 class Clock:

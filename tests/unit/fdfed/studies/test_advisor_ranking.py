@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fdfed.advisor import Observation
-from fdfed.studies.advisor_files import results_section
-from fdfed.studies.advisor_ranking import rankings
+from fdfed.studies.advisor.files import results_section
+from fdfed.studies.advisor.ranking import rankings
 
 
 def seen(base: str, novel: str, change: float, *, shift: float, share: float = 0.5) -> Observation:

@@ -12,9 +12,9 @@ import pytest
 from fdfed.advisor import Observation, load_calibration
 from fdfed.data import SiteData, check_site_folder, open_site, write_phantoms
 from fdfed.evaluation.results_files import load_results
-from fdfed.studies import advisor
-from fdfed.studies.advisor_files import results_section, validations, write_page, write_study
-from fdfed.studies.advisor_predictors import auc, classifier_auc, histogram_distance, share_of
+from fdfed.studies.advisor import study as advisor
+from fdfed.studies.advisor.files import results_section, validations, write_page, write_study
+from fdfed.studies.advisor.predictors import auc, classifier_auc, histogram_distance, share_of
 from fdfed.studies.held_out import draw_held_out
 
 

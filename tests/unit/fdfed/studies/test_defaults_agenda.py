@@ -9,7 +9,8 @@ from collections.abc import Mapping
 import pytest
 
 from fdfed.config import RunPlan, preset
-from fdfed.studies import Trial, TrialResult, defaults
+from fdfed.studies import Trial, TrialResult
+from fdfed.studies.defaults import agenda as defaults
 from fdfed.studies.held_out import DRAW
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from fdfed.exchange import CotangentFrame, ExchangeStats, PrototypeFrame, StepKey, TapLayout
-from fdfed.studies import staleness
 from fdfed.studies.catalogue import STUDIES
 from fdfed.studies.cotangents import CotangentLog, LagError, read_errors
 from fdfed.studies.page import END, begin_mark
 from fdfed.studies.phase_one import phase_1_key
-from fdfed.studies.staleness_files import write_page, write_study
+from fdfed.studies.staleness import agenda as staleness
+from fdfed.studies.staleness.files import write_page, write_study
 from fdfed.studies.trials import TrialResult
 
 LAYOUT = TapLayout(("Enc1", "Bot"), (1, 1))

@@ -29,7 +29,7 @@ from fdfed.data.patients import PATIENTS_FILE
 from fdfed.evaluation.results import is_known
 from fdfed.evaluation.results_files import load_results
 from fdfed.simulation import simulate_sites
-from fdfed.studies.advisor_predictors import classifier_auc, histogram_distance, share_of
+from fdfed.studies.advisor.predictors import classifier_auc, histogram_distance, share_of
 from fdfed.studies.held_out import draw_held_out
 from fdfed.studies.page import write_csv
 from fdfed.studies.schedule import sole_owner

@@ -14,10 +14,10 @@ from matplotlib.axes import Axes
 from fdfed.evaluation.figure_style import save_chart, series_look
 from fdfed.evaluation.results import library_versions
 from fdfed.files.atomic_file import write_text
-from fdfed.studies import staleness
 from fdfed.studies.cotangents import LAGS
 from fdfed.studies.halving import Spread, paired_differences
 from fdfed.studies.page import check_page, finite, rewrite_section, with_sd, write_csv
+from fdfed.studies.staleness import agenda as staleness
 from fdfed.studies.trials import TrialResult
 
 Results = Mapping[str, TrialResult]

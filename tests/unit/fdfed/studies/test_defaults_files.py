@@ -11,10 +11,10 @@ import pytest
 
 from fdfed.errors import InvalidInput
 from fdfed.studies import TrialResult
-from fdfed.studies.curves import _comparable, mean_curve
+from fdfed.studies.defaults.curves import _comparable, mean_curve
+from fdfed.studies.defaults.files import results_section, write_page, write_study
 from fdfed.studies.diagnostics import TapDiagnostics
 from fdfed.studies.page import END, begin_mark
-from fdfed.studies.study_files import results_section, write_page, write_study
 
 TAP = TapDiagnostics(
     alpha=0.01,

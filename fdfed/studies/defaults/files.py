@@ -15,8 +15,8 @@ from typing import Any, Final
 from fdfed.evaluation.results import library_versions
 from fdfed.evaluation.significance import mean_interval
 from fdfed.files.atomic_file import write_text
-from fdfed.studies import defaults
-from fdfed.studies.curves import draw_curves
+from fdfed.studies.defaults import agenda as defaults
+from fdfed.studies.defaults.curves import draw_curves
 from fdfed.studies.halving import Spread, paired_differences
 from fdfed.studies.page import check_page, finite, percent, rewrite_section, with_sd, write_csv
 from fdfed.studies.trials import Trial, TrialResult

@@ -15,8 +15,8 @@ from fdfed.advisor.calibration import MIN_PAIRS, PREDICTORS, Validation
 from fdfed.evaluation.figure_style import SERIES, save_chart
 from fdfed.evaluation.results import library_versions
 from fdfed.files.atomic_file import write_text
-from fdfed.studies.advisor import SEEDS, STUDY
-from fdfed.studies.advisor_ranking import Ranking, rankings
+from fdfed.studies.advisor.ranking import Ranking, rankings
+from fdfed.studies.advisor.study import SEEDS, STUDY
 from fdfed.studies.page import check_page, rewrite_section, write_csv
 
 MADE_BY: Final = (

@@ -1,0 +1,1 @@
+"""The study of the advisor: does the shift of prototypes foretell what a site brings?"""

@@ -1,0 +1,1 @@
+"""The study that picks the library's defaults."""

@@ -1,0 +1,1 @@
+"""The study of late replies: what they cost, and what waiting they save."""
