@@ -112,6 +112,7 @@ def test_with_a_secret_of_the_sites_alone_the_result_differs_by_rounding_alone(
 
 
 @pytest.mark.slow
+@pytest.mark.thorough  # tests/faults/test_drills.py kills every party, on phantoms
 def test_a_killed_coordinator_goes_on_where_it_was_and_changes_no_bit(
     deployment: Deployment, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -74,6 +75,18 @@ PLAN = RunPlan(sites=SITES, rounds=7)
 RESULTS = results_of(PLAN)
 
 
+@cache
+def plain() -> str:
+    """The page of that run, which a coordinator has."""
+    return render_report(RESULTS)
+
+
+@cache
+def with_a_case() -> str:
+    """The same with a picture, as a site has it."""
+    return render_report(RESULTS, cases=[view("a", 0.5)])
+
+
 def view(name: str, dice: float, *, site: str = "udiat") -> CaseView:
     mask = np.zeros((8, 8), dtype=bool)
     mask[2:5, 2:5] = True
@@ -129,13 +142,13 @@ def test_the_page_asks_nothing_of_a_network() -> None:
 
 
 def test_every_element_is_closed_and_every_id_is_unique() -> None:
-    page = Page(render_report(RESULTS, cases=[view("a", 0.5)]))
+    page = Page(with_a_case())
     assert page.open == []
     assert [name for name, count in Counter(page.ids).items() if count > 1] == []
 
 
 def test_every_figure_says_in_words_what_it_shows() -> None:
-    page = Page(render_report(RESULTS, cases=[view("a", 0.5)]))
+    page = Page(with_a_case())
     # Dice, validation, two losses, α, seconds, one panel a tap, one case.
     assert len(page.labelled) == 6 + len(TAPS) + 1
     assert all(svg["role"] == "img" and svg["aria-label"] for svg in page.labelled)
@@ -145,7 +158,7 @@ def test_every_figure_says_in_words_what_it_shows() -> None:
 
 
 def test_the_table_of_sites_shows_mean_spread_and_count() -> None:
-    html = render_report(RESULTS)
+    html = plain()
     assert html.count("<b>0.812</b> ± 0.062") == len(SITES)
     assert "0.688" in html
     assert '<th scope="col" class="n">Dice</th>' in html
@@ -175,7 +188,7 @@ def test_each_hospital_is_told_whether_joining_helped_it() -> None:
     assert "made 1234 steps" in text
     assert "Gain in test Dice by joining: tnbc -0.050, from -0.090 to -0.010" in text
     assert Page(page).open == []
-    assert "Did joining help?" not in render_report(RESULTS)
+    assert "Did joining help?" not in plain()
 
 
 def test_the_sites_are_compared_pair_by_pair_at_each_tap_of_the_newest_round_that_did() -> None:
@@ -188,7 +201,7 @@ def test_the_sites_are_compared_pair_by_pair_at_each_tap_of_the_newest_round_tha
     assert "How alike the sites are" in html
     assert "Bot: udiat and tnbc -1.25; udiat within itself 0.50 nats." in html
     assert "9.00" not in html
-    assert "How alike the sites are" not in render_report(RESULTS)
+    assert "How alike the sites are" not in plain()
 
 
 def test_the_network_s_activity_is_drawn_for_the_worst_and_the_best_case_on_one_scale() -> None:
@@ -243,24 +256,24 @@ def test_what_was_trained_on_and_how_fast_is_said(changes: dict[str, object], sa
 def test_a_run_on_phantoms_says_so_before_anything_else() -> None:
     loud = render_report(replace(RESULTS, phantoms=True))
     assert loud.index("Phantoms, not patients.") < loud.index("<h1>")
-    assert "Phantoms, not patients." not in render_report(RESULTS)
+    assert "Phantoms, not patients." not in plain()
 
 
 def test_a_page_with_images_says_that_it_is_not_for_passing_on() -> None:
-    assert "Not for passing on." in render_report(RESULTS, cases=[view("a", 0.5)])
-    assert "Not for passing on." not in render_report(RESULTS)
+    assert "Not for passing on." in with_a_case()
+    assert "Not for passing on." not in plain()
 
 
 def test_a_coordinators_page_holds_no_image_and_no_image_name() -> None:
-    html = render_report(RESULTS)
+    html = plain()
     assert "Worst and best cases" not in html
     assert "Every test image" not in html
 
 
 def test_without_differential_privacy_no_epsilon_is_claimed() -> None:
-    assert "No differential privacy: no ε is claimed." in render_report(RESULTS)
+    assert "No differential privacy: no ε is claimed." in plain()
     # Between tags: embedded figures are text of every letter.
-    assert "ε =" not in re.sub(r"<svg.*?</svg>", "", render_report(RESULTS), flags=re.S)
+    assert "ε =" not in re.sub(r"<svg.*?</svg>", "", plain(), flags=re.S)
 
 
 def test_each_sites_epsilon_is_said_with_what_it_does_not_cover() -> None:
