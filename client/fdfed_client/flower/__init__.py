@@ -4,7 +4,7 @@
 """
 
 # First: it checks the installed release, before the others import names that may have moved.
-from fdfed_client.flower._release import FLOWER_VERSION
+from fdfed.wire.flower_release import FLOWER_VERSION
 from fdfed_client.flower.environment import prepare_process
 from fdfed_client.flower.fleet import MessageTooLarge
 from fdfed_client.flower.node import MAX_MESSAGE_BYTES, run_node

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fdfed.process import lazy
 
 # First: it checks the installed release, before the others import names that may have moved.
-from fdfed_server.flower._release import FLOWER_VERSION
+from fdfed.wire.flower_release import FLOWER_VERSION
 
 if TYPE_CHECKING:
     from fdfed_server.flower.calls import register_sites

@@ -20,9 +20,6 @@ from flwr.common.constant import (
 from flwr.proto import fleet_pb2, heartbeat_pb2, message_pb2, node_pb2
 from flwr.supercore.constant import OBJECT_PUSH_SESSION_TTL_SECONDS
 
-from fdfed.errors import InvalidInput
-from fdfed_client.flower._release import FLOWER_VERSION, require_pinned_flower
-
 FLEET = "flwr.supernode.fleet_http_client:FleetHttpClient"
 INFLATABLE = "flwr.supercore.inflatable"
 SIGNATURES = {
@@ -153,8 +150,3 @@ def test_constants_have_the_values_that_the_timings_and_texts_rely_on() -> None:
     assert SYSTEM_TIME_TOLERANCE == 5
     assert OBJECT_PUSH_SESSION_TTL_SECONDS == 180
     assert ErrorCode.CLIENT_APP_RAISED_EXCEPTION == 2
-
-
-def test_another_release_of_flower_is_refused_with_the_line_to_type() -> None:
-    with pytest.raises(InvalidInput, match=rf"pip install flwr=={FLOWER_VERSION}"):
-        require_pinned_flower("1.42.0")

@@ -1,9 +1,9 @@
-"""The one release of Flower that the agent was written and tested against.
+"""The one release of Flower that both sides were written and tested against.
 
 Most of Flower outside `flwr.app`, `flwr.clientapp` and `flwr.serverapp` is private and moves with
-every release. All private imports of the agent live in this folder, and a contract test
-holds each symbol to the signature that is relied on; this check stops a wrong release at the door
-instead of half-way through a run.
+every release. Each side's private imports live in its folder `flower`, and a contract test holds
+every symbol to the signature that is relied on. Importing this module, which both folders do first,
+stops a wrong release at the door instead of half-way through a run.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def require_pinned_flower(installed: str) -> None:
     """
     if installed != FLOWER_VERSION:
         raise InvalidInput(
-            f"flwr {installed} is installed, but this version of fdfed-client calls private parts "
-            f"of flwr {FLOWER_VERSION}, which change between releases. Install it with "
+            f"flwr {installed} is installed, but this version of fdfed calls private parts of flwr "
+            f"{FLOWER_VERSION}, which change between releases. Install it with "
             f"`pip install flwr=={FLOWER_VERSION}`."
         )
 
