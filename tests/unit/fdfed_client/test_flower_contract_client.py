@@ -5,10 +5,6 @@ When Flower is upgraded this is the list to go through: what fails here has move
 
 from __future__ import annotations
 
-import importlib
-import inspect
-from collections.abc import Callable
-
 import pytest
 from flwr.common.constant import (
     HEARTBEAT_MAX_INTERVAL,
@@ -19,6 +15,8 @@ from flwr.common.constant import (
 )
 from flwr.proto import fleet_pb2, heartbeat_pb2, message_pb2, node_pb2
 from flwr.supercore.constant import OBJECT_PUSH_SESSION_TTL_SECONDS
+
+from tests.private_symbols import fields_of, parameters_of
 
 FLEET = "flwr.supernode.fleet_http_client:FleetHttpClient"
 INFLATABLE = "flwr.supercore.inflatable"
@@ -126,23 +124,14 @@ PROTO_FIELDS = {
 }
 
 
-def _resolve(reference: str) -> Callable[..., object]:
-    module, _, path = reference.partition(":")
-    found = importlib.import_module(module)
-    for name in path.split("."):
-        found = getattr(found, name)
-    return found  # type: ignore[return-value]
-
-
 @pytest.mark.parametrize("reference", SIGNATURES)
 def test_a_private_symbol_exists_with_the_arguments_that_we_give(reference: str) -> None:
-    assert tuple(inspect.signature(_resolve(reference)).parameters) == SIGNATURES[reference]
+    assert parameters_of(reference) == SIGNATURES[reference]
 
 
 @pytest.mark.parametrize("message", PROTO_FIELDS, ids=lambda m: m.DESCRIPTOR.name)
 def test_a_protobuf_message_has_the_fields_that_we_use(message: type) -> None:
-    names = {field.name for field in message.DESCRIPTOR.fields}  # type: ignore[attr-defined]
-    assert PROTO_FIELDS[message] <= names  # type: ignore[index]
+    assert PROTO_FIELDS[message] <= fields_of(message)  # type: ignore[index]
 
 
 def test_constants_have_the_values_that_the_timings_and_texts_rely_on() -> None:

@@ -6,9 +6,7 @@ When Flower is upgraded this is the list to go through: what fails here has move
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
-from collections.abc import Callable
 
 import pytest
 import uvicorn
@@ -25,6 +23,7 @@ from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.routers.fleet.router import router
 
 from fdfed_server.flower.surface import PUBLIC_PATHS
+from tests.private_symbols import fields_of, parameters_of
 
 SIGNATURES = {
     "flwr.app.message:make_message": ("metadata", "content", "error"),
@@ -159,23 +158,14 @@ PROTO_FIELDS = {
 }
 
 
-def _resolve(reference: str) -> Callable[..., object]:
-    module, _, path = reference.partition(":")
-    found = importlib.import_module(module)
-    for name in path.split("."):
-        found = getattr(found, name)
-    return found  # type: ignore[return-value]
-
-
 @pytest.mark.parametrize("reference", SIGNATURES)
 def test_a_private_symbol_exists_with_the_arguments_that_we_give(reference: str) -> None:
-    assert tuple(inspect.signature(_resolve(reference)).parameters) == SIGNATURES[reference]
+    assert parameters_of(reference) == SIGNATURES[reference]
 
 
 @pytest.mark.parametrize("message", PROTO_FIELDS, ids=lambda m: m.DESCRIPTOR.name)
 def test_a_protobuf_message_has_the_fields_that_we_use(message: type) -> None:
-    names = {field.name for field in message.DESCRIPTOR.fields}  # type: ignore[attr-defined]
-    assert PROTO_FIELDS[message] <= names  # type: ignore[index]
+    assert PROTO_FIELDS[message] <= fields_of(message)  # type: ignore[index]
 
 
 def test_the_superlinks_configuration_has_exactly_the_fields_that_the_child_fills() -> None:
