@@ -107,20 +107,29 @@ def _without_waste(
 ) -> list[Trial]:
     """The waiting trials in their order, except that one whose phase 1 another is just training,
     and will leave on the shelf, comes after those that need not wait for it."""
-    coming = {
-        key for trial, _ in running.values() if (left := left_by(trial.plan)) for key in left[0]
-    }
+    coming = {place for trial, _ in running.values() for place in _leaves(trial)}
     later: list[Trial] = []
     now: list[Trial] = []
     for trial in waiting:
-        key = phase_1_key(trial.plan)
-        if key in coming and not (out / _SHELF / str(key)).exists():
+        place = _takes(trial)
+        if place in coming and not (out / _SHELF / place).exists():
             later.append(trial)
             continue
         now.append(trial)
-        if left := left_by(trial.plan):
-            coming.update(left[0])
+        coming.update(_leaves(trial))
     return now + later
+
+
+def _takes(trial: Trial) -> Path | None:
+    """Where on the shelf the phase 1 lies that the trial can begin with."""
+    key = phase_1_key(trial.plan)
+    return None if key is None or trial.shelf is None else trial.shelf / key
+
+
+def _leaves(trial: Trial) -> list[Path]:
+    """Where the trial puts the phases 1 that it makes."""
+    left = left_by(trial.plan)
+    return [] if left is None or trial.shelf is None else [trial.shelf / key for key in left[0]]
 
 
 def _start(trial: Trial, data: Path, out: Path, device: str) -> BaseProcess:

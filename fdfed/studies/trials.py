@@ -107,6 +107,17 @@ class Trial:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
+    def shelf(self) -> Path | None:
+        """Where trials with the same training images keep the phases 1 that they share, below the
+        study's shelf; None of a trial that shares none, as others join in the middle of it."""
+        if self.joins_after:
+            return None
+        if not self.shares:
+            return Path()
+        text = json.dumps(self.shares, sort_keys=True)
+        return Path(f"part-{hashlib.sha256(text.encode()).hexdigest()[:16]}")
+
+    @property
     def replicate(self) -> tuple[int, int]:
         """(fold, seed)."""
         return self.plan.split.fold or 0, self.plan.seed
@@ -196,10 +207,9 @@ def run_trial(
     elif trial.trainer in TRAINER_NAMES:
         result = _trained(folder, trial, sites, device)
     else:
-        # Trials on other shares of the images, or of other sites, have another phase 1.
-        shelf = None if trial.shares or trial.joins_after else shelf
+        place = None if shelf is None or trial.shelf is None else shelf / trial.shelf
         result = _simulated(
-            folder, trial, sites, device, shelf=shelf, progress=progress or Progress()
+            folder, trial, sites, device, shelf=place, progress=progress or Progress()
         )
     if trial.opens_test:
         result = replace(

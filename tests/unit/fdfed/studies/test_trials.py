@@ -245,6 +245,23 @@ def test_a_trial_that_takes_over_phase_1_ends_as_one_that_trained_it(
     assert load_results(tmp_path)[donor.name].shared_rounds == 0
 
 
+def test_phases_1_are_shared_among_trials_with_the_same_part_of_the_images(
+    data: Path, tmp_path: Path
+) -> None:
+    half, shelf = {"monuseg": 0.5}, tmp_path / "phase-1"
+    taker = replace(trial_of(**ON), shares=half)
+    run_trial(folder_of(tmp_path, AVERAGING), AVERAGING, data, shelf=shelf)
+    run_trial(folder_of(tmp_path / "own", taker), taker, data, shelf=shelf)
+    alone = only(tmp_path / "own")
+    assert alone.shared_rounds == 0
+    donor = replace(AVERAGING, shares=half)
+    run_trial(folder_of(tmp_path, donor), donor, data, shelf=shelf)
+    run_trial(folder_of(tmp_path, taker), taker, data, shelf=shelf)
+    taken = load_results(tmp_path)[taker.name]
+    assert taken.shared_rounds == 3
+    assert _timeless(replace(taken, shared_rounds=0)) == _timeless(alone)
+
+
 def test_a_phase_2_that_goes_on_with_alpha_at_zero_is_federated_averaging_bit_for_bit(
     data: Path, tmp_path: Path
 ) -> None:
@@ -296,5 +313,8 @@ def test_a_trial_does_not_train_the_phase_1_that_another_is_about_to_leave(tmp_p
     assert _without_waste([first, second, plain], {}, tmp_path) == [first, plain, second]
     assert _without_waste(waiting, running, tmp_path) == [other, plain, second]
     assert _without_waste([AVERAGING, *waiting], {}, tmp_path) == [AVERAGING, other, plain, second]
+    # Other images make another phase 1, and who is joined in the middle of it shares none.
+    for apart in (replace(second, shares={"monuseg": 0.5}), replace(second, joins_after=2)):
+        assert _without_waste([apart, other], running, tmp_path) == [apart, other]
     (tmp_path / "phase-1" / str(phase_1_key(first.plan))).mkdir(parents=True)
     assert _without_waste(waiting, running, tmp_path) == waiting
