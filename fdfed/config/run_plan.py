@@ -351,7 +351,7 @@ class RunPlan(Frozen):
 
     def is_evaluated(self, server_round: int) -> bool:
         """Whether the model of that round is scored on the validation parts. The last round of
-        each phase always is: phase 2 starts from the best weights of phase 1."""
+        each phase always is, since what a phase ends with may be its best."""
         ends = (self.phase_1_rounds, self.rounds)
         return server_round % self.evaluate_every == 0 or server_round in ends
 
