@@ -357,9 +357,9 @@ class Strategy:
     ) -> RunState:
         """The state after the round: new model, best so far, history.
 
-        The best of a phase is by the unweighted mean over sites of validation Dice, and the run ends
-        with the best weights of its last phase. With `phase_2_start = best` phase 2 begins with the
-        best of phase 1. Source: section 3.2.1 of the paper, one checkpoint a phase.
+        The best of a phase is by the unweighted mean over sites of validation Dice, and the run
+        ends with the best weights of its last phase. With `phase_2_start = best` phase 2 begins
+        with the best of phase 1. Source: section 3.2.1 of the paper, one checkpoint a phase.
         """
         sites = {
             site: _with_scores(entry, evaluations.get(site))
