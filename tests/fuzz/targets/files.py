@@ -200,11 +200,14 @@ TARGETS = (
         "plan",
         plan,
         (InvalidInput, UnicodeDecodeError),
-        ("fdfed/config/run_plan.py", _JSON),
+        ("fdfed/config/run_plan.py", "fdfed/config/reading.py", _JSON),
         (JsonPart(PLAN.to_json()),),
     ),
     Target(
-        "settings", settings, _BAD, ("fdfed/config/run_plan.py", "client/fdfed_client/config.py")
+        "settings",
+        settings,
+        _BAD,
+        ("fdfed/config/run_plan.py", "fdfed/config/reading.py", "client/fdfed_client/config.py"),
     ),
     Target(
         "model-file",
