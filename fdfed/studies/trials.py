@@ -107,10 +107,16 @@ class Trial:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
+    def has_own_loop(self) -> bool:
+        """Whether it is trained by a loop that the study has, not by the simulation."""
+        return self.method == ALGORITHM_1 or self.trainer in TRAINER_NAMES
+
+    @property
     def shelf(self) -> Path | None:
         """Where trials with the same training images keep the phases 1 that they share, below the
-        study's shelf; None of a trial that shares none, as others join in the middle of it."""
-        if self.joins_after:
+        study's shelf; None of a trial that shares none: others join in the middle of it, or it is
+        trained by a loop of its own."""
+        if self.joins_after or self.has_own_loop:
             return None
         if not self.shares:
             return Path()

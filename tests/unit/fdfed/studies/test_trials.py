@@ -316,5 +316,9 @@ def test_a_trial_does_not_train_the_phase_1_that_another_is_about_to_leave(tmp_p
     # Other images make another phase 1, and who is joined in the middle of it shares none.
     for apart in (replace(second, shares={"monuseg": 0.5}), replace(second, joins_after=2)):
         assert _without_waste([apart, other], running, tmp_path) == [apart, other]
+    # A loop of the study's own leaves nothing, whatever its plan would make of a simulation.
+    looped = replace(AVERAGING, trainer="scaffold", config="looped")
+    asked = [looped, second, plain]
+    assert _without_waste(asked, {}, tmp_path) == asked
     (tmp_path / "phase-1" / str(phase_1_key(first.plan))).mkdir(parents=True)
     assert _without_waste(waiting, running, tmp_path) == waiting
