@@ -20,8 +20,8 @@ from typing import Final, Protocol, runtime_checkable
 
 from fdfed.errors import FdfedError, InvalidInput
 from fdfed.process.kept_memory import keep_freed_memory
-from fdfed.studies.phase_one import left_by, phase_1_key
 from fdfed.studies.trials import Trial, TrialResult, folder_of, load_results, run_trial
+from fdfed.studies.trials.phase_one import left_by, phase_1_key
 from fdfed.training.device import resolve_device
 
 Agenda = Callable[[Mapping[str, TrialResult]], Sequence[Trial]]

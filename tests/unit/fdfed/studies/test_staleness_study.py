@@ -10,10 +10,10 @@ from fdfed.exchange import CotangentFrame, ExchangeStats, PrototypeFrame, StepKe
 from fdfed.studies.catalogue import STUDIES
 from fdfed.studies.cotangents import CotangentLog, LagError, read_errors
 from fdfed.studies.page import END, begin_mark
-from fdfed.studies.phase_one import phase_1_key
 from fdfed.studies.staleness import agenda as staleness
 from fdfed.studies.staleness.files import write_page, write_study
 from fdfed.studies.trials import TrialResult
+from fdfed.studies.trials.phase_one import phase_1_key
 
 LAYOUT = TapLayout(("Enc1", "Bot"), (1, 1))
 

@@ -16,8 +16,8 @@ from fdfed.errors import DataError, InvalidInput
 from fdfed.evaluation.results import RoundRecord
 from fdfed.simulation import Progress, open_sites, simulate_sites
 from fdfed.studies import Trial, TrialResult, folder_of, load_results, run_agenda, run_trial
-from fdfed.studies.phase_one import left_by, phase_1_key
 from fdfed.studies.schedule import _without_waste
+from fdfed.studies.trials.phase_one import left_by, phase_1_key
 from fdfed_server.observer import Observer
 from fdfed_server.run_state import load_state
 from tests.plans import PHASED

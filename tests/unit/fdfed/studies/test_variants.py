@@ -22,8 +22,8 @@ from fdfed.studies.baselines.configuration import BASE, read_configuration
 from fdfed.studies.catalogue import COMPARISONS, STUDIES, staged_study
 from fdfed.studies.five_losses import FIVE_LOSSES, MATCHED, WITH
 from fdfed.studies.held_out import draw_held_out
-from fdfed.studies.phase_one import left_by, phase_1_key
 from fdfed.studies.scored_images import ScoredImage
+from fdfed.studies.trials.phase_one import left_by, phase_1_key
 from fdfed.studies.variants.analysis import analyse
 from fdfed.studies.variants.designs import (
     ABLATION_LAYERS,
