@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 Name = Literal[
     "defaults", "staleness", "privacy", "advisor", "hostile", "baselines", "data-addition",
-    "unseen-site", "ablation-layers", "ablation-warm-start", "theory", "table1", "table2",
-    "table3", "table4", "figure1", "figure2", "figure4", "figure5", "figure6", "figure7",
-    "figure8", "figure10",
+    "unseen-site", "ablation-averaging", "ablation-layers", "ablation-warm-start", "theory",
+    "table1", "table2", "table3", "table4", "figure1", "figure2", "figure4", "figure5", "figure6",
+    "figure7", "figure8", "figure10",
 ]  # fmt: skip
 StageName = Literal["tuning", "rehearsal", "confirmatory"]
 

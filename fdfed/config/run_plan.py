@@ -126,7 +126,8 @@ class RunPlan(Frozen):
     width: int | None = Field(default=32, ge=1, le=4096)
     """Channels of the first level; `None` is the paper's."""
     norm: Literal["batch", "group"] = "group"
-    """With `strategy = "fedbn"`, which is about BatchNorm, `batch` unless it is said."""
+    """With `strategy = "fedbn"`, which is about BatchNorm, `batch` unless it is said; with `group`
+    it keeps scale and shift of the groups at the site."""
     in_channels: Literal[1, 3] = 3
     size: int = Field(default=128, ge=16, le=4096)
     """Side of the square that every image is resized to, in pixels; unused with `crop`."""

@@ -94,7 +94,8 @@ def what_stayed(plan: RunPlan) -> str:
     if plan.strategy == "local":
         stayed += ", and the weights"
     if plan.strategy == "fedbn":
-        stayed += ", and the normalisation layers with their running statistics"
+        stayed += ", and the normalisation layers"
+        stayed += " with their running statistics" if plan.norm == "batch" else ""
     if plan.strategy not in STRATEGY_NAMES:
         stayed += f", and what the strategy {plan.strategy} keeps of the weights"
     if plan.auxiliary_loss is not None:

@@ -8,7 +8,7 @@ alone: one site's weights are checked before they enter, and may be hidden from 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,16 +99,20 @@ class Local(Averaging):
         return tuple(network.state_dict())
 
 
-class LocalNormalisation(Averaging):
-    """`fedbn`: every tensor of a batch normalisation stays at the site.
+_NORMALISATIONS: Final = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
-    Source: Li et al. 2021, arXiv:2102.07623, which keeps scale, shift and running statistics.
+
+class LocalNormalisation(Averaging):
+    """`fedbn`: every tensor of a normalisation stays at the site.
+
+    Source: Li et al. 2021, arXiv:2102.07623, which keeps scale, shift and running statistics of
+    BatchNorm. Of GroupNorm and LayerNorm, which the source does not have, scale and shift stay.
     """
 
     def _kept(self, network: nn.Module) -> Collection[str]:
         norms = tuple(
             f"{prefix}."
             for prefix, module in network.named_modules()
-            if isinstance(module, _NormBase)
+            if isinstance(module, _NORMALISATIONS)
         )
         return tuple(name for name in network.state_dict() if name.startswith(norms))

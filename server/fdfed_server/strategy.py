@@ -61,8 +61,8 @@ _NOTHING: Final = np.empty(0, np.uint64)
 class Strategy:
     """Federated averaging of weights and α, with the phases and the exchange of the plan.
 
-    What the plan's `strategy` changes: `fedprox` adds a term at the site, `fedbn` keeps the batch
-    normalisation there, `local` keeps everything there; `fdfed` is federated averaging with the
+    What the plan's `strategy` changes: `fedprox` adds a term at the site, `fedbn` keeps the
+    normalisations there, `local` keeps everything there; `fdfed` is federated averaging with the
     loss `fd+exch`. One of an installed package may keep other tensors there, and may make something
     else of the mean (`fdfed.strategies.Averaging`).
     """

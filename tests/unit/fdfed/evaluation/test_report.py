@@ -306,6 +306,11 @@ def test_each_sites_epsilon_is_said_with_what_it_does_not_cover() -> None:
         ),
         (RunPlan(sites=SITES, strategy="local"), ", and the weights", "sees each site's own"),
         (RunPlan(sites=SITES, strategy="fedbn"), "running statistics", "(prototypes)"),
+        (
+            RunPlan(sites=SITES, strategy="fedbn", norm="group"),
+            ", and the normalisation layers.",
+            "running statistics",
+        ),
     ],
 )
 def test_what_left_a_site_follows_from_the_plan(plan: RunPlan, said: str, unsaid: str) -> None:

@@ -25,7 +25,9 @@ from fdfed.studies.held_out import draw_held_out
 from fdfed.studies.scored_images import ScoredImage
 from fdfed.studies.trials.phase_one import left_by, phase_1_key
 from fdfed.studies.variants.analysis import analyse
+from fdfed.studies.variants.design import named
 from fdfed.studies.variants.designs import (
+    ABLATION_AVERAGING,
     ABLATION_LAYERS,
     DESIGNS,
     FIGURE_10,
@@ -76,6 +78,21 @@ def test_training_without_l_fd_differs_from_that_with_it_in_the_loss_alone(group
     left = left_by(without)
     assert left is not None
     assert phase_1_key(with_loss) in left[0]
+
+
+@pytest.mark.parametrize("kind", ["BatchNorm", "GroupNorm"])
+def test_with_a_sites_own_norms_l_fd_is_the_only_difference_too(kind: str) -> None:
+    without, with_loss = (
+        ABLATION_AVERAGING.trial(
+            "rehearsal", CONTENT, "histology", named(ABLATION_AVERAGING.variants, row), seed=0
+        ).plan
+        for row in (
+            named(ABLATION_AVERAGING.variants, f"own {kind}, L_fd").against or "",
+            f"own {kind}, L_fd",
+        )
+    )
+    assert (without.strategy, without.loss, with_loss.loss) == ("fedbn", "seg", "fd")
+    assert with_loss.model_copy(update={"loss": "seg"}) == without
 
 
 def test_layers_differ_in_the_taps_that_have_a_weight_alone() -> None:

@@ -37,9 +37,9 @@ def test_each_strategy_shares_the_tensors_that_its_source_says(
         assert names == everything
 
 
-def test_fedbn_shares_all_of_a_network_without_batch_normalisation(plan_of: PlanOf) -> None:
-    model = initial_network(plan_of(norm="group"))
-    assert shared_names(model, "fedbn") == tuple(model.state_dict())
+def test_fedbn_keeps_scale_and_shift_of_other_normalisations_too() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4), nn.LayerNorm(4))
+    assert shared_names(model, "fedbn") == ("0.weight", "0.bias")
 
 
 def test_a_name_that_only_begins_like_a_normalisation_is_shared() -> None:
