@@ -48,6 +48,8 @@ class Row:
     travel instead."""
     seconds: float | None = None
     """By the clock, mean over seeds; a run shares the machine with others."""
+    alpha: Mapping[str, float] = field(default_factory=dict)
+    """By tap, of the last round, mean over seeds; empty where the method has none."""
     epsilon: float | None = None
     """None: no differential privacy, and nothing is claimed."""
     diverged: int = 0
@@ -216,9 +218,19 @@ def _row(comparison: Comparison, done: Done, group: str, method: str) -> Row:
         if row.plan.get("strategy") == "pooled"
         else _mean(float(sum(result.bytes.values())) for result in results),
         seconds=_mean(result.whole_seconds for result in results),
+        alpha=_alpha(results),
         diverged=sum(result.score is None for result in results),
         unscored=sum(image.dice is None for result in results for image in result.images),
     )
+
+
+def _alpha(results: Sequence[TrialResult]) -> dict[str, float]:
+    taps = dict.fromkeys(tap for result in results for tap in result.alpha)
+    means = {
+        tap: math.fsum(result.alpha.get(tap, 0.0) for result in results) / len(results)
+        for tap in taps
+    }
+    return means if any(means.values()) else {}
 
 
 def _gain(done: Done, group: str, method: str) -> float | None:

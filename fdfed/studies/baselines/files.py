@@ -73,6 +73,9 @@ class Report(StagedReport[Analysis | None]):
                 _rows_table([row for row in found.rows if row.group == group]),
             ]
         parts += ["### Leads over all sites", _leads_table(found, len(comparison.groups))]
+        weighted = [row for row in found.rows if row.alpha]
+        if weighted:
+            parts += ["### α in the last round, mean over seeds", _alpha_table(weighted)]
         return "\n\n".join(parts) + "\n"
 
     def _progress(self, results: Results) -> str:
@@ -223,6 +226,15 @@ def _leads_table(analysis: Analysis, groups: int) -> str:
             f"| {lead.over} | {lead.role} | {seeds} | {_interval(found)} | {p} | {_interval(iou)} |"
         )
     lines += ["", "Only H1 and H2 are tested; every p here is one comparison's own, unadjusted."]
+    return "\n".join(lines)
+
+
+def _alpha_table(rows: Sequence[Row]) -> str:
+    taps = list(dict.fromkeys(tap for row in rows for tap in row.alpha))
+    lines = ["| | method | " + " | ".join(taps) + " |", "|---|---|" + "---|" * len(taps)]
+    for row in rows:
+        cells = (f"{row.alpha[tap]:.4f}" if tap in row.alpha else "–" for tap in taps)
+        lines.append(f"| {row.group} | {row.method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

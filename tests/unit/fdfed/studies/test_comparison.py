@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,25 @@ def test_a_row_has_its_sites_its_worst_site_and_its_gain_over_the_better_referen
     assert row.gain == pytest.approx(0.08)
     assert (row.seeds, row.asked, row.bytes, row.seconds) == (2, 2, 3e6, 10.0)
     assert row.epsilon is None
+
+
+def test_alpha_is_the_mean_over_seeds_and_no_row_has_one_that_is_zero_everywhere() -> None:
+    content = content_of()
+    results = {
+        name: replace(
+            result,
+            alpha={"Enc1": 0.002 * (1 + result.seed) * (result.method == "fdfed"), "Bot": 0.0},
+        )
+        for name, result in everything(content, {"fdfed": 0.7, "local": 0.6}).items()
+    }
+    analysis = analyse(content, done("rehearsal", content, results))
+    alpha = {row.method: row.alpha for row in analysis.rows if row.group == "one"}
+    # Two seeds: (0.002 + 0.004) / 2.
+    assert alpha["fdfed"] == pytest.approx({"Enc1": 0.003, "Bot": 0.0})
+    assert alpha["local"] == alpha["pooled"] == {}
+    section = report_of(content).section(results, analysis)
+    assert "| one | fdfed | 0.0030 | 0.0000 |" in section
+    assert "| one | local | 0.0" not in section
 
 
 def test_what_is_recovered_is_the_way_from_local_to_pooled_training() -> None:
