@@ -18,6 +18,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
+import torch
+
 from fdfed.errors import FdfedError, InvalidInput
 from fdfed.process.kept_memory import keep_freed_memory
 from fdfed.studies.trials import Trial, TrialResult, folder_of, load_results, run_trial
@@ -29,7 +31,6 @@ Agenda = Callable[[Mapping[str, TrialResult]], Sequence[Trial]]
 ones may be among them. A pure function, so a study that is started again goes on where it was."""
 
 _LOOK_SECONDS: Final = 2.0
-_SHELF: Final = "phase-1"
 
 
 @runtime_checkable
@@ -75,7 +76,8 @@ def run_agenda(
         TrialFailed: if a trial ends without a result.
         InvalidInput: if another process works on `out`, or there is no such device.
     """
-    resolve_device(device)  # Here, so that the study ends before its first trial does.
+    # Here, so that the study ends before its first trial does.
+    shelf = shelf_of(out, resolve_device(device))
     deadline = time.monotonic() + stop_after_seconds
     running: dict[str, tuple[Trial, BaseProcess]] = {}
     with sole_owner(out):
@@ -86,8 +88,8 @@ def run_agenda(
                 open_trials = [t for t in asked if t.name not in results]
                 waiting = [t for t in open_trials if t.name not in running]
                 if time.monotonic() < deadline:
-                    for trial in _without_waste(waiting, running, out)[: workers - len(running)]:
-                        running[trial.name] = (trial, _start(trial, data, out, device))
+                    for trial in _without_waste(waiting, running, shelf)[: workers - len(running)]:
+                        running[trial.name] = (trial, _start(trial, data, out, shelf, device))
                 if not running:
                     return not open_trials
                 watcher.looked([trial for trial, _ in running.values()], asked, results)
@@ -102,8 +104,14 @@ def run_agenda(
                 process.join()
 
 
+def shelf_of(out: Path, device: torch.device) -> Path:
+    """Where the trials on a kind of device keep the phases 1 that they share: another kind rounds
+    otherwise, and no trial is to be of two."""
+    return out / ("phase-1" if device.type == "cpu" else f"phase-1-{device.type}")
+
+
 def _without_waste(
-    waiting: Sequence[Trial], running: Mapping[str, tuple[Trial, BaseProcess]], out: Path
+    waiting: Sequence[Trial], running: Mapping[str, tuple[Trial, BaseProcess]], shelf: Path
 ) -> list[Trial]:
     """The waiting trials in their order, except that one whose phase 1 another is just training,
     and will leave on the shelf, comes after those that need not wait for it."""
@@ -112,7 +120,7 @@ def _without_waste(
     now: list[Trial] = []
     for trial in waiting:
         place = _takes(trial)
-        if place in coming and not (out / _SHELF / place).exists():
+        if place in coming and not (shelf / place).exists():
             later.append(trial)
             continue
         now.append(trial)
@@ -132,10 +140,10 @@ def _leaves(trial: Trial) -> list[Path]:
     return [] if left is None or trial.shelf is None else [trial.shelf / key for key in left[0]]
 
 
-def _start(trial: Trial, data: Path, out: Path, device: str) -> BaseProcess:
+def _start(trial: Trial, data: Path, out: Path, shelf: Path, device: str) -> BaseProcess:
     # A process for each trial: threads, memory and a crash of one cannot reach the next.
     process = _processes().Process(
-        target=_work, args=(trial, data, folder_of(out, trial), out / _SHELF, device), daemon=True
+        target=_work, args=(trial, data, folder_of(out, trial), shelf, device), daemon=True
     )
     process.start()
     return process
@@ -168,8 +176,6 @@ def _collect(running: dict[str, tuple[Trial, BaseProcess]], out: Path) -> Iterat
 
 def _work(trial: Trial, data: Path, folder: Path, shelf: Path, device: str) -> None:
     """The trial's process: one thread, so that results repeat; its output goes to a file."""
-    import torch  # noqa: PLC0415 - the parent has no need of it
-
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("a", buffering=1) as log:
         sys.stdout = sys.stderr = log

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fdfed.config import RunPlan
 from fdfed.data import write_phantoms
@@ -16,7 +17,7 @@ from fdfed.errors import DataError, InvalidInput
 from fdfed.evaluation.results import RoundRecord
 from fdfed.simulation import Progress, open_sites, simulate_sites
 from fdfed.studies import Trial, TrialResult, folder_of, load_results, run_agenda, run_trial
-from fdfed.studies.schedule import _without_waste
+from fdfed.studies.schedule import _without_waste, shelf_of
 from fdfed.studies.trials.phase_one import left_by, phase_1_key
 from fdfed_server.observer import Observer
 from fdfed_server.run_state import load_state
@@ -303,6 +304,11 @@ def test_federated_averaging_leaves_the_phase_1_that_it_passes_through() -> None
     assert left_by(trial_of("fedprox", strategy="fedprox", loss="seg").plan) is None
 
 
+def test_kinds_of_device_share_no_phase_1(tmp_path: Path) -> None:
+    places = {shelf_of(tmp_path, torch.device(kind)) for kind in ("cpu", "cuda", "cuda:1")}
+    assert places == {tmp_path / "phase-1", tmp_path / "phase-1-cuda"}
+
+
 @pytest.mark.bad_input  # a running trial without its process
 def test_a_trial_does_not_train_the_phase_1_that_another_is_about_to_leave(tmp_path: Path) -> None:
     first, second = trial_of(), trial_of("fd+gap", method={"form": "gap"})
@@ -320,5 +326,5 @@ def test_a_trial_does_not_train_the_phase_1_that_another_is_about_to_leave(tmp_p
     looped = replace(AVERAGING, trainer="scaffold", config="looped")
     asked = [looped, second, plain]
     assert _without_waste(asked, {}, tmp_path) == asked
-    (tmp_path / "phase-1" / str(phase_1_key(first.plan))).mkdir(parents=True)
+    (tmp_path / str(phase_1_key(first.plan))).mkdir()
     assert _without_waste(waiting, running, tmp_path) == waiting
