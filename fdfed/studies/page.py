@@ -13,6 +13,7 @@ from typing import Any, Final
 from fdfed.errors import InvalidInput
 from fdfed.evaluation.results import library_versions
 from fdfed.evaluation.results_files import without_nan
+from fdfed.evaluation.significance import Comparison
 from fdfed.files.atomic_file import write_text
 from fdfed.studies.baselines.configuration import Configuration
 
@@ -80,6 +81,16 @@ def percent(value: float | None, *, sign: str = "") -> str:
 def with_sd(value: float | None, sd: float | None, *, sign: str = "") -> str:
     """`percent` of a mean, with its standard deviation where there is one."""
     return percent(value, sign=sign) + ("" if sd is None else f" ± {100 * sd:.1f}")
+
+
+def about_intervals(compared: Iterable[Comparison | None]) -> list[str]:
+    """What must be said of intervals of which some are from one seed; nothing if none is."""
+    if all(found is None or found.seeds > 1 for found in compared):
+        return []
+    return [
+        "Where there is one seed, interval and p are over patients alone: how much seeds differ is "
+        "in neither."
+    ]
 
 
 def write_document(

@@ -11,7 +11,7 @@ from fdfed.studies.baselines.agenda import Stage, agenda, done
 from fdfed.studies.baselines.analysis import Analysis, Hypothesis, Lead, Row, analyse
 from fdfed.studies.baselines.configuration import BASE, Comparison
 from fdfed.studies.baselines.figure import draw_comparison
-from fdfed.studies.page import percent, write_csv
+from fdfed.studies.page import about_intervals, percent, write_csv
 from fdfed.studies.staged_report import Results, StagedReport
 
 STUDY: Final = "baselines"
@@ -73,6 +73,7 @@ class Report(StagedReport[Analysis | None]):
                 _rows_table([row for row in found.rows if row.group == group]),
             ]
         parts += ["### Leads over all sites", _leads_table(found, len(comparison.groups))]
+        parts += about_intervals(lead.compared for lead in found.leads)
         weighted = [row for row in found.rows if row.alpha]
         if weighted:
             parts += ["### α in the last round, mean over seeds", _alpha_table(weighted)]

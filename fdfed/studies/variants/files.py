@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from fdfed.evaluation.figure_style import save_chart, series_look
 from fdfed.studies.five_losses import FIVE_LOSSES
 from fdfed.studies.observations.tables import by_difficulty
-from fdfed.studies.page import percent, write_csv
+from fdfed.studies.page import about_intervals, percent, write_csv
 from fdfed.studies.staged_report import Results, StagedReport
 from fdfed.studies.variants.analysis import Row, analyse
 from fdfed.studies.variants.design import Design
@@ -65,6 +65,7 @@ class Report(StagedReport[list[Row]]):
                 f"### {group.capitalize()}",
                 _table([row for row in found if row.group == group]),
             ]
+        parts += about_intervals(row.lead for row in found)
         hard = self._by_difficulty(results)
         if hard:
             parts += ["### Worst-off and best-off test images", _difficulty_table(hard)]

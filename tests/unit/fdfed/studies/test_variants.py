@@ -159,7 +159,9 @@ def test_a_lead_is_over_the_rows_own_reference_and_of_the_unseen_site_alone(tmp_
     assert (lead.estimate, lead.seeds) == (pytest.approx(0.05), 2)
     assert rows[first.name].lead is None
     report = Report("rehearsal", CONFIGURATION, UNSEEN_SITE)
-    assert "2 of 3" in report.section(results, list(rows.values()))
+    section = report.section(results, list(rows.values()))
+    assert "2 of 3" in section
+    assert "one seed" not in section
     report.write_study(tmp_path, results)
     document = json.loads((tmp_path / "study.json").read_text())
     assert document["study"] == "unseen-site"
@@ -173,7 +175,10 @@ def test_the_figure_of_noise_shows_the_change_from_the_same_loss_without_it(
     for variant in FIGURE_10.variants:
         trial = FIGURE_10.trial("rehearsal", CONTENT, "histology", variant, seed=0)
         results[trial.name] = result_of(trial, {"tnbc": [0.7 - trial.plan.noise]})
-    Report("rehearsal", CONFIGURATION, FIGURE_10).write_study(tmp_path, results)
+    report = Report("rehearsal", CONFIGURATION, FIGURE_10)
+    report.write_study(tmp_path, results)
+    found = analyse(FIGURE_10, "rehearsal", CONTENT, results)
+    assert "one seed, interval and p are over patients alone" in report.section(results, found)
     with (tmp_path / "figure10.csv").open() as file:
         rows = {r["variant"]: r for r in csv.DictReader(file) if r["group"] == "histology"}
     assert float(rows["L_fd, σ = 0.10"]["lead"]) == pytest.approx(-0.1)
