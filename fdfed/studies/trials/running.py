@@ -7,7 +7,6 @@ complete round. Results are never deleted, also those of losers.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -36,6 +35,7 @@ from fdfed.studies.scored_images import (
 )
 from fdfed.studies.trainers import TRAINER_NAMES, create_trainer
 from fdfed.studies.trainers.sham import Sham
+from fdfed.studies.trials.joining import BeforeJoining
 from fdfed.studies.trials.phase_one import left_by, put_phase_1, take_phase_1
 from fdfed.studies.trials.result import RESULT, TrialResult, result_of
 from fdfed.studies.trials.trial import ALGORITHM_1, SHAM, Trial
@@ -70,7 +70,8 @@ def run_trial(
 
     Args:
         device: where networks are computed; the CPU if None.
-        shelf: where trials with the same phase 1 share it; None trains every one.
+        shelf: where trials share their first rounds, where these are the same; None trains every
+            one.
     """
     if (folder / RESULT).exists():
         return
@@ -88,9 +89,8 @@ def run_trial(
     elif trial.trainer in TRAINER_NAMES:
         result = _trained(folder, trial, sites, device)
     else:
-        place = None if shelf is None or trial.shelf is None else shelf / trial.shelf
         result = _simulated(
-            folder, trial, sites, device, shelf=place, progress=progress or Progress()
+            folder, trial, sites, device, shelf=shelf, progress=progress or Progress()
         )
     if trial.opens_test:
         result = replace(
@@ -105,41 +105,6 @@ def run_trial(
     # figures are drawn with.
     for part in ("state",) if trial.opens_test else ("state", _MODELS):
         shutil.rmtree(folder / "run" / part, ignore_errors=True)
-
-
-class _Joining(Exception):
-    """The other sites join now."""
-
-
-class _UntilJoining(Observer):
-    """Ends a run after a round; the run's state is that of the round."""
-
-    def __init__(self, rounds: int) -> None:
-        self._rounds = rounds
-
-    def round_finished(self, record: RoundRecord) -> None:
-        if record.round == self._rounds:
-            raise _Joining
-
-
-def _before_joining(
-    folder: Path,
-    trial: Trial,
-    sites: Mapping[str, SiteData],
-    device: torch.device,
-    progress: Progress,
-) -> None:
-    """Trains the first site's federation up to the round after which the others join it."""
-    plan = trial.plan.model_copy(update={"sites": trial.plan.sites[:1]})
-    observers = Several([progress.observer, _UntilJoining(trial.joins_after)])
-    with contextlib.suppress(_Joining):
-        simulate_sites(
-            plan,
-            {name: sites[name] for name in plan.sites},
-            out=folder / "run",
-            device=device,
-            progress=replace(progress, observer=observers),
-        )
 
 
 def _open(trial: Trial, data: Path, progress: Progress | None) -> dict[str, SiteData]:
@@ -224,11 +189,12 @@ def _simulated(
     progress: Progress,
 ) -> TrialResult:
     plan, state, mark = trial.plan, folder / "run" / "state" / "run", folder / _TAKEN
-    if shelf is not None:
-        taken = take_phase_1(shelf, state, plan)
+    if shelf is not None and trial.shelf is not None:
+        place = shelf / trial.shelf
+        taken = take_phase_1(place, state, plan)
         if taken:
             write_text(mark, str(taken))
-        sharing = _Sharing(plan, state, shelf)
+        sharing = _Sharing(plan, state, place)
         progress = replace(progress, observer=Several([sharing, progress.observer]))
     with torch.device("meta"):
         cotangents = CotangentLog(layout_of(initial_network(plan)))
@@ -238,7 +204,11 @@ def _simulated(
         progress = replace(progress, watch_exchange=sham.around)
     try:
         if completed_rounds(folder) < trial.joins_after:
-            _before_joining(folder, trial, sites, device, progress)
+            before = BeforeJoining(trial, folder / "run", shelf)
+            if before.take():
+                write_text(mark, str(trial.joins_after))
+            else:
+                before.train(sites, device, progress)
         results = simulate_sites(plan, sites, out=folder / "run", device=device, progress=progress)
     except QuorumNotMet as err:
         return result_of(trial, (), failure=str(err))

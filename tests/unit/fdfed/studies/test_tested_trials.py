@@ -66,6 +66,14 @@ class CutAfter(Observer):
             raise KeyboardInterrupt
 
 
+class Counter(Observer):
+    def __init__(self) -> None:
+        self.rounds: list[int] = []
+
+    def round_finished(self, record: RoundRecord) -> None:
+        self.rounds.append(record.round)
+
+
 def run(trial: Trial, data: Path, out: Path, **how: Any) -> TrialResult:
     run_trial(folder_of(out, trial), trial, data, **how)
     return load_results(out)[trial.name]
@@ -193,6 +201,25 @@ def test_a_site_joins_a_trained_federation_also_when_the_trial_was_cut(
     assert run(joining, data, tmp_path / "cut").curve == whole.curve
     alone = run(trial_of(plan={"sites": ("tnbc",), "loss": "fd"}), data, tmp_path / "alone")
     assert [dice for _, dice in whole.curve[:3]] == [dice for _, dice in alone.curve[:3]]
+
+
+def test_the_rounds_before_joining_are_trained_once_for_all_who_join(
+    data: Path, tmp_path: Path
+) -> None:
+    shelf, trained = tmp_path / "shelf", []
+    few, many = (trial_of(joins_after=3, shares={"monuseg": n}) for n in (2.0, 5.0))
+    own = run(many, data, tmp_path / "own")
+    for trial in (few, many):
+        counter = Counter()
+        run(trial, data, tmp_path, shelf=shelf, progress=Progress(observer=counter))
+        trained.append(counter.rounds)
+    assert trained == [[1, 2, 3, 4, 5], [4, 5]]
+    found = load_results(tmp_path)
+    assert found[many.name].shared_rounds == 3
+    timeless = {"seconds": 0.0, "whole_seconds": 0.0, "shared_rounds": 0}
+    assert replace(found[many.name], **timeless) == replace(own, **timeless)
+    assert found[few.name].curve[:3] == own.curve[:3]
+    assert found[few.name].curve[3:] != own.curve[3:]
 
 
 def test_an_unseen_site_is_tested_on_all_its_images(data: Path, tmp_path: Path) -> None:
