@@ -15,8 +15,8 @@ _ROW_HEIGHT = 0.27
 
 
 def draw_comparison(path: Path, analysis: Analysis, *, ours: str) -> None:
-    """Leads with their 95 % intervals, and each site's Dice; nothing
-    where no method can be compared with ours yet."""
+    """Leads with their 95 % intervals, and each site's Dice; nothing where no method can be
+    compared with ours yet. Rows of fewer seeds than others say so."""
     groups = max(len(lead.groups) for lead in analysis.leads)
     leads = [
         (lead, lead.compared)
@@ -26,6 +26,14 @@ def draw_comparison(path: Path, analysis: Analysis, *, ours: str) -> None:
     methods = [ours, *(lead.over for lead, _ in leads)]
     if not leads:
         return
+    most = max(found.seeds for _, found in leads)
+    labels = [
+        ours,
+        *(
+            lead.over if found.seeds == most else f"{lead.over} ({_seeds(found.seeds)})"
+            for lead, found in leads
+        ),
+    ]
 
     def draw(axes: Sequence[Axes]) -> None:
         left, right = axes
@@ -46,7 +54,7 @@ def draw_comparison(path: Path, analysis: Analysis, *, ours: str) -> None:
         left.axvline(0, color="#777777", linewidth=0.8)
         left.set_xlabel(f"lead of {ours}, Dice points, 95 % interval")
         left.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
-        _rows_of(left, methods)
+        _rows_of(left, labels)
         sites = list(dict.fromkeys(site for row in analysis.rows for site in row.dice))
         for number, site in enumerate(sites):
             colour, _, marker = series_look(number)
@@ -60,11 +68,14 @@ def draw_comparison(path: Path, analysis: Analysis, *, ours: str) -> None:
             )
         right.set_xlabel("Dice, %")
         right.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
-        _rows_of(right, methods)
-        right.set_yticklabels([])
+        _rows_of(right, [""] * len(labels))
 
     height = 1.4 + _ROW_HEIGHT * len(methods)
     save_chart(path, draw, panels=2, width=9.2, height=height)
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed" if count == 1 else f"{count} seeds"
 
 
 def _rows_of(axes: Axes, methods: Sequence[str]) -> None:
