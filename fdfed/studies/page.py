@@ -73,6 +73,11 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def sentence(title: str) -> str:
+    """The title with a full stop, unless it is a question."""
+    return title if title.endswith("?") else f"{title}."
+
+
 def percent(value: float | None, *, sign: str = "") -> str:
     """A fraction in percent, a dash where there is none."""
     return "–" if value is None else f"{100 * value:{sign}.1f}"

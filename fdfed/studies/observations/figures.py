@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 from matplotlib.axes import Axes
 
 from fdfed.evaluation.figure_style import save_chart, series_look
@@ -76,13 +78,18 @@ def draw_alpha(path: Path, groups: ByGroup, alpha: Mapping[str, Mapping[str, flo
 
     def draw(axes: Sequence[Axes]) -> None:
         for panel, (group, images) in zip(axes, groups.items(), strict=True):
-            for tap, weight in alpha[group].items():
+            for number, (tap, weight) in enumerate(alpha[group].items()):
                 own = usable(images, tap)
                 if own:
                     mean = sum(image.discrepancy[tap] for image in own) / len(own)
                     panel.plot(mean, weight, color=series_look(0)[0], marker="o", ls="none")
                     panel.annotate(
-                        tap, (mean, weight), xytext=(4, 4), textcoords="offset points", fontsize=8
+                        tap,
+                        (mean, weight),
+                        # Above and below in turn, as neighbours often lie on one point.
+                        xytext=(4, -10 if number % 2 else 4),
+                        textcoords="offset points",
+                        fontsize=8,
                     )
             panel.set_xlabel("mean L_fd of the test images")
             panel.set_title(group, loc="left", fontsize=9.5)
@@ -103,12 +110,16 @@ def draw_histograms(path: Path, before: ByGroup, after: ByGroup) -> None:
 
     def draw(axes: Sequence[Axes]) -> None:
         for panel, (group, kind) in zip(axes, panels, strict=True):
-            sides = {"no L_fd": before[group], "L_fd": after[group]}
-            for number, (label, images) in enumerate(sides.items()):
+            sides = {
+                label: values(images, kind)
+                for label, images in (("no L_fd", before[group]), ("L_fd", after[group]))
+            }
+            edges = np.histogram_bin_edges([*chain(*sides.values())], bins=12)
+            for number, (label, found) in enumerate(sides.items()):
                 colour, dashes, _ = series_look(number)
                 panel.hist(
-                    values(images, kind),
-                    bins=12,
+                    found,
+                    bins=edges.tolist(),
                     histtype="step",
                     color=colour,
                     linestyle=dashes,
@@ -141,10 +152,15 @@ def draw_moves(path: Path, before: ByGroup, after: ByGroup) -> None:
                     arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 0.9},
                 )
                 panel.plot(*start, color=colour, marker=".", ls="none")
+                panel.update_datalim([end])  # What is annotated alone does not widen the axes.
+            panel.autoscale_view()
             share = moved(before[group], after[group], "Bot")
             text = "" if share is None else f", {100 * share:.0f} % to lower L_fd and higher Dice"
             panel.set_title(group + text, loc="left", fontsize=9.5)
             panel.set_xlabel("L_fd at Bot")
+        for number, label in enumerate(("lower L_fd and higher Dice", "elsewhere")):
+            axes[-1].plot([], [], color=series_look(number)[0], marker=".", label=label)
+        axes[-1].legend(loc="upper right")
         axes[0].set_ylabel("Dice, %")
 
     save_chart(path, draw, panels=len(before), width=1.2 * _PANEL * len(before), height=3.8)

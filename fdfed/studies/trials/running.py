@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from fdfed.config import RunPlan
 from fdfed.data import SiteData
-from fdfed.errors import DataError, QuorumNotMet
+from fdfed.errors import DataError, InvalidInput, QuorumNotMet
 from fdfed.evaluation.results import RoundRecord
 from fdfed.files.atomic_file import replacing, write_text
 from fdfed.networks import SegmentationNetwork
@@ -159,10 +159,20 @@ def _test_images(
 
 def final_network(folder: Path, plan: RunPlan, site: str = "") -> SegmentationNetwork:
     """The model of a tested trial that the site uses: its own where it has one, else the common
-    one; without a site, the common one."""
+    one; without a site, the common one.
+
+    Raises:
+        InvalidInput: if the trial has no model, as one of which the result alone was copied.
+    """
     own, common = (folder / "run" / path for path in (f"{_MODELS}/{site}.safetensors", MODEL))
+    path = own if own.exists() else common
+    if not path.exists():
+        raise InvalidInput(
+            f"the trial in {folder} has a result and lacks its {path.name}, as where results were "
+            "copied; remove that folder and start the study again, which trains it anew"
+        )
     network = initial_network(plan)
-    network.load_state_dict(load_file(own if own.exists() else common))
+    network.load_state_dict(load_file(path))
     lay_out_(network, channels_last=USUAL.channels_last)
     return network
 

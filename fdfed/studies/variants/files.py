@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from fdfed.evaluation.figure_style import save_chart, series_look
 from fdfed.studies.five_losses import FIVE_LOSSES
 from fdfed.studies.observations.tables import by_difficulty
-from fdfed.studies.page import about_intervals, percent, write_csv
+from fdfed.studies.page import about_intervals, percent, sentence, write_csv
 from fdfed.studies.staged_report import Results, StagedReport
 from fdfed.studies.variants.analysis import Row, analyse
 from fdfed.studies.variants.design import Design
@@ -57,7 +57,7 @@ class Report(StagedReport[list[Row]]):
     def section(self, results: Results, found: list[Row]) -> str:
         design, content = self.design, self.configuration.content
         progress = self.progress(design.agenda(self.stage, content), results)
-        parts = [f"{design.title}. {progress} All of it is exploratory."]
+        parts = [f"{sentence(design.title)} {progress} All of it is exploratory."]
         if any(row.seeds for row in found):
             parts.append(f"![{design.title}]({design.name}.svg)")
         for group in content.groups:

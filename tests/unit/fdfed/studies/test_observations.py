@@ -17,7 +17,7 @@ from fdfed.networks import create_network
 from fdfed.studies import TrialResult
 from fdfed.studies.baselines.configuration import read_configuration
 from fdfed.studies.observations import tables
-from fdfed.studies.observations.files import Report
+from fdfed.studies.observations.files import Report, tables_of
 from fdfed.studies.observations.measures import (
     averaged,
     correlation,
@@ -212,6 +212,30 @@ def results_of(name: str) -> dict[str, TrialResult]:
             )
             found[trial.name] = replace(result, name=trial.name)
     return found
+
+
+def test_a_reader_sees_runs_without_and_with_the_loss_side_by_side() -> None:
+    def row(trained: str, kind: str, of: str, **values: float | None) -> dict[str, object]:
+        return {"trained_with": trained, "kind": kind, "of": of, "n": 3} | values
+
+    rows = [
+        row(side, kind, of, **values)
+        for side, shift in ((WITHOUT, 0.0), (WITH, 0.5))
+        for kind, of, values in (
+            ("tap", "Bot", {"r": 0.25 + shift, "r_low": 0.0, "r_high": 1.0, "norm": None}),
+            ("tap", "Dec1", {"r": None, "r_low": None, "r_high": None, "norm": None}),
+            ("layer", "head", {"r": None, "r_low": None, "r_high": None, "norm": 2.0 + shift}),
+        )
+    ]
+    taps, layers = tables_of(rows)
+    assert taps.splitlines() == [
+        "| of | n | r, no L_fd | r, L_fd |",
+        "|---|---|---|---|",
+        "| Bot | 3 | 0.25 (0 to 1) | 0.75 (0 to 1) |",
+        "| Dec1 | 3 | – | – |",
+    ]
+    assert layers.splitlines()[0] == "| of | n | norm, no L_fd | norm, L_fd |"
+    assert layers.splitlines()[2] == "| head | 3 | 2 | 2.5 |"
 
 
 @pytest.mark.parametrize("name", VIEWS)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from fdfed.config import MethodPlan, RunPlan
 from fdfed.data import held_out_patients, write_phantoms
-from fdfed.errors import DataError
+from fdfed.errors import DataError, InvalidInput
 from fdfed.evaluation.results import RoundRecord
 from fdfed.losses import feature_discrepancy_loss
 from fdfed.networks import create_network
@@ -22,6 +22,7 @@ from fdfed.prototypes import masked_prototypes
 from fdfed.simulation import Progress, open_sites
 from fdfed.studies import Trial, TrialResult, folder_of, load_results, run_trial
 from fdfed.studies.scored_images import diverged_test_images, tap_discrepancies
+from fdfed.studies.trials import final_network
 from fdfed_server.observer import Observer
 from tests.plans import PHASED
 
@@ -220,6 +221,15 @@ def test_the_rounds_before_joining_are_trained_once_for_all_who_join(
     assert replace(found[many.name], **timeless) == replace(own, **timeless)
     assert found[few.name].curve[:3] == own.curve[:3]
     assert found[few.name].curve[3:] != own.curve[3:]
+
+
+@pytest.mark.bad_input
+def test_a_result_that_was_copied_without_its_model_is_named(tmp_path: Path) -> None:
+    trial = trial_of()
+    with pytest.raises(
+        InvalidInput, match=rf"{trial.name} has a result and lacks its .*remove that"
+    ):
+        final_network(folder_of(tmp_path, trial), trial.plan)
 
 
 def test_an_unseen_site_is_tested_on_all_its_images(data: Path, tmp_path: Path) -> None:
