@@ -4,50 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.progress import TaskID
 
+from fdfed.process.progress_bars import TerminalBars
 from fdfed.studies import Trial, TrialResult, completed_rounds, folder_of
 
 
-class StudyBars:
+class StudyBars(TerminalBars):
     """Shows a study on a terminal; without a terminal, prints a line a trial."""
 
     def __init__(self, console: Console, out: Path) -> None:
-        self._console = console
+        super().__init__(console, label_width=48)
         self._out = out
-        self._bars = Progress(
-            TextColumn("{task.description:<48}"),
-            BarColumn(bar_width=32),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
         self._all = self._bars.add_task("trials asked for so far", total=None)
         self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._bars.stop()
 
     def looked(
         self, running: Sequence[Trial], asked: Sequence[Trial], results: Mapping[str, TrialResult]

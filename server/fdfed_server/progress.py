@@ -3,56 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.progress import TaskID, TextColumn
 
 from fdfed.config import RunPlan
 from fdfed.evaluation.results import RoundRecord
+from fdfed.process.progress_bars import TerminalBars
 from fdfed.wire import EvaluateResult, Prepared
 from fdfed_server.observer import Observer
 
 
-class ProgressBars(Observer):
+class ProgressBars(TerminalBars, Observer):
     """Shows a run on a terminal; without a terminal, prints a line a round."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bars = Progress(
-            TextColumn("{task.description:<14}"),
-            BarColumn(bar_width=32),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            # What a site says of its failure is shown as it is, brackets and all.
-            TextColumn("{task.fields[note]}", markup=False),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        # What a site says of its failure is shown as it is, brackets and all.
+        note = TextColumn("{task.fields[note]}", markup=False)
+        super().__init__(console, note, label_width=14)
         self._rounds = self._bars.add_task("rounds", total=None, note="", visible=False)
         self._sites: dict[str, TaskID] = {}
         self._stepping: set[str] = set()
         self._total = 0
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._bars.stop()
 
     def loaded(self, site: str, done: int, total: int) -> None:
         """A site has read `done` of its images."""

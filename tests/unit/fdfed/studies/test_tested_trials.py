@@ -226,9 +226,7 @@ def test_the_rounds_before_joining_are_trained_once_for_all_who_join(
 @pytest.mark.bad_input
 def test_a_result_that_was_copied_without_its_model_is_named(tmp_path: Path) -> None:
     trial = trial_of()
-    with pytest.raises(
-        InvalidInput, match=r"has a result and lacks its .*remove that"
-    ):
+    with pytest.raises(InvalidInput, match=r"has a result and lacks its .*remove that"):
         final_network(folder_of(tmp_path, trial), trial.plan)
 
 
