@@ -6,9 +6,9 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from fdfed.errors import InvalidInput
 from fdfed.evaluation.results import library_versions
@@ -16,6 +16,8 @@ from fdfed.evaluation.results_files import without_nan
 from fdfed.evaluation.significance import Comparison
 from fdfed.files.atomic_file import write_text
 from fdfed.studies.baselines.configuration import Configuration
+
+Found = TypeVar("Found")
 
 END: Final = "<!-- end of results -->"
 
@@ -25,23 +27,22 @@ def begin_mark(study: str) -> str:
     return f"<!-- results: written by `fdfed study {study} --page`, do not edit -->"
 
 
-def rewrite_section(page: Path, study: str, section: str) -> None:
-    """Puts `section` between the two marks of `page`.
+def rewrite_results(
+    page: Path, study: str, tables: Callable[[Path], Found], section: Callable[[Found], str]
+) -> None:
+    """Puts results between the two marks of `page`, and their tables and figures beside it.
+
+    Args:
+        tables: writes them into a folder, and returns what the section is made of.
+        section: the results as Markdown.
 
     Raises:
-        InvalidInput: if the page is missing or lacks the two marks around the section.
+        InvalidInput: if the page is missing or lacks the two marks around the section; nothing is
+            written then.
     """
     before, after = _around_section(page, study)
-    write_text(page, f"{before}{begin_mark(study)}\n\n{section}\n{END}{after}")
-
-
-def check_page(page: Path, study: str) -> None:
-    """Nothing, if `rewrite_section` can be called.
-
-    Raises:
-        InvalidInput: as `rewrite_section` does.
-    """
-    _around_section(page, study)
+    text = section(tables(page.parent))
+    write_text(page, f"{before}{begin_mark(study)}\n\n{text}\n{END}{after}")
 
 
 def _around_section(page: Path, study: str) -> tuple[str, str]:

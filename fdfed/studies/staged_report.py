@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from fdfed.studies.baselines.agenda import Stage
 from fdfed.studies.baselines.configuration import Configuration
-from fdfed.studies.page import check_page, rewrite_section, write_document
+from fdfed.studies.page import rewrite_results, write_document
 from fdfed.studies.trials import Trial, TrialResult
 
 Results = Mapping[str, TrialResult]
@@ -54,9 +54,12 @@ class StagedReport(ABC, Generic[Found]):
         Raises:
             InvalidInput: if the page is missing or lacks the two marks around the section.
         """
-        check_page(page, self.study)
-        found = self.write_tables(page.parent, results, suffixes=("svg",))
-        rewrite_section(page, self.study, self.section(results, found))
+        rewrite_results(
+            page,
+            self.study,
+            lambda folder: self.write_tables(folder, results, suffixes=("svg",)),
+            lambda found: self.section(results, found),
+        )
 
     def progress(self, asked: Sequence[Trial], results: Results) -> str:
         """The first sentences of a section: stage, configuration, how much of it is done."""

@@ -17,7 +17,7 @@ from fdfed.evaluation.results import library_versions
 from fdfed.files.atomic_file import write_text
 from fdfed.studies.advisor.ranking import Ranking, rankings
 from fdfed.studies.advisor.study import SEEDS, STUDY
-from fdfed.studies.page import check_page, rewrite_section, write_csv
+from fdfed.studies.page import rewrite_results, write_csv
 
 MADE_BY: Final = (
     "U-Net of width 8 with group normalisation, 64 px, federated averaging of the segmentation "
@@ -63,9 +63,12 @@ def write_page(page: Path, found: Kinds, *, trials: Mapping[str, tuple[int, int]
     Raises:
         InvalidInput: if the page is missing or lacks the two marks around the section.
     """
-    check_page(page, STUDY)
-    _write_tables(page.parent, found)
-    rewrite_section(page, STUDY, results_section(found, trials))
+    rewrite_results(
+        page,
+        STUDY,
+        lambda folder: _write_tables(folder, found),
+        lambda _: results_section(found, trials),
+    )
 
 
 def validations(seen: Sequence[Observation]) -> list[Validation]:

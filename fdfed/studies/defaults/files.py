@@ -18,7 +18,7 @@ from fdfed.files.atomic_file import write_text
 from fdfed.studies.defaults import agenda as defaults
 from fdfed.studies.defaults.curves import draw_curves
 from fdfed.studies.halving import Spread, paired_differences
-from fdfed.studies.page import check_page, finite, percent, rewrite_section, with_sd, write_csv
+from fdfed.studies.page import finite, percent, rewrite_results, with_sd, write_csv
 from fdfed.studies.trials import Trial, TrialResult
 
 Results = Mapping[str, TrialResult]
@@ -55,9 +55,12 @@ def write_page(page: Path, results: Results) -> None:
     Raises:
         InvalidInput: if the page is missing or lacks the two marks around the section.
     """
-    check_page(page, STUDY)
-    _write_tables(page.parent, results)
-    rewrite_section(page, STUDY, results_section(results))
+    rewrite_results(
+        page,
+        STUDY,
+        lambda folder: _write_tables(folder, results),
+        lambda _: results_section(results),
+    )
 
 
 def results_section(results: Results) -> str:

@@ -9,7 +9,7 @@ from typing import Final
 
 from fdfed.studies.hostile.behaviours import HOSTILITIES
 from fdfed.studies.hostile.study import DEFENCES, SEEDS, HostileResult
-from fdfed.studies.page import percent, rewrite_section, write_csv
+from fdfed.studies.page import percent, rewrite_results, write_csv
 
 _COLUMNS: Final = ("hostility", "defence", "seed", "mean_dice", "refused", "bounded", "failure")
 STUDY: Final = "hostile"
@@ -34,8 +34,12 @@ def write_hostile_study(out: Path, results: Sequence[HostileResult]) -> None:
 
 def write_hostile_page(page: Path, results: Sequence[HostileResult]) -> None:
     """Rewrites the results section of the study's page, with its CSV beside it."""
-    write_hostile_study(page.parent, results)
-    rewrite_section(page, STUDY, hostile_table(results))
+    rewrite_results(
+        page,
+        STUDY,
+        lambda folder: write_hostile_study(folder, results),
+        lambda _: hostile_table(results),
+    )
 
 
 def hostile_table(results: Sequence[HostileResult]) -> str:

@@ -28,7 +28,7 @@ from fdfed.studies.baselines.agenda import Stage
 from fdfed.studies.baselines.configuration import Configuration
 from fdfed.studies.five_losses import WITH, WITHOUT
 from fdfed.studies.observations.views import View
-from fdfed.studies.page import check_page, rewrite_section, write_document
+from fdfed.studies.page import rewrite_results, write_document
 from fdfed.studies.scored_images import ScoredImage
 from fdfed.studies.trials import Trial, TrialResult, final_network, folder_of
 
@@ -90,14 +90,13 @@ class PictureReport:
         Raises:
             InvalidInput: if the page is missing or lacks the two marks around the section.
         """
-        check_page(page, self.kind)
         asked = view_of(self.kind).design.agenda(self.stage, self.configuration.content)
         done = sum(trial.name in results for trial in asked)
         text = (
             f"{TITLES[self.kind]}. {done} of {len(asked)} trials are finished. The pictures are in "
             f"OUT/{self.kind}; they show patients' images and are not part of this page.\n"
         )
-        rewrite_section(page, self.kind, text)
+        rewrite_results(page, self.kind, lambda _: text, str)
 
     def _trial(self, group: str, name: str) -> Trial:
         design = view_of(self.kind).design

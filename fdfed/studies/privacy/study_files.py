@@ -13,7 +13,7 @@ from typing import Final
 
 from fdfed.evaluation.results import library_versions
 from fdfed.files.atomic_file import write_text
-from fdfed.studies.page import check_page, rewrite_section, write_csv
+from fdfed.studies.page import rewrite_results, write_csv
 from fdfed.studies.privacy.figures import draw_attacks
 from fdfed.studies.privacy.membership import SUCCESS
 from fdfed.studies.privacy.rows import PARTS, Row
@@ -51,9 +51,12 @@ def write_privacy_page(page: Path, rows: Sequence[Row], *, seconds: Mapping[str,
     Raises:
         InvalidInput: if the page is missing or lacks the two marks around the section.
     """
-    check_page(page, STUDY)
-    _write_tables(page.parent, rows)
-    rewrite_section(page, STUDY, results_section(rows, seconds))
+    rewrite_results(
+        page,
+        STUDY,
+        lambda folder: _write_tables(folder, rows),
+        lambda _: results_section(rows, seconds),
+    )
 
 
 def controls(rows: Iterable[Row]) -> dict[str, bool]:

@@ -16,7 +16,7 @@ from fdfed.evaluation.results import library_versions
 from fdfed.files.atomic_file import write_text
 from fdfed.studies.cotangents import LAGS
 from fdfed.studies.halving import Spread, paired_differences
-from fdfed.studies.page import check_page, finite, rewrite_section, with_sd, write_csv
+from fdfed.studies.page import finite, rewrite_results, with_sd, write_csv
 from fdfed.studies.staleness import agenda as staleness
 from fdfed.studies.trials import TrialResult
 
@@ -59,9 +59,12 @@ def write_page(page: Path, results: Results) -> None:
     Raises:
         InvalidInput: if the page is missing or lacks the two marks around the section.
     """
-    check_page(page, STUDY)
-    _write_tables(page.parent, results)
-    rewrite_section(page, STUDY, results_section(results))
+    rewrite_results(
+        page,
+        STUDY,
+        lambda folder: _write_tables(folder, results),
+        lambda _: results_section(results),
+    )
 
 
 def results_section(results: Results) -> str:
