@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Self
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -14,6 +14,8 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+
+_Bars = TypeVar("_Bars", bound="TerminalBars")
 
 
 class TerminalBars:
@@ -36,7 +38,8 @@ class TerminalBars:
             disable=not console.is_terminal,
         )
 
-    def __enter__(self) -> Self:
+    # Not `Self`, which the shape checks of the tests cannot read on a method.
+    def __enter__(self: _Bars) -> _Bars:
         self._bars.start()
         return self
 
