@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from fdfed.evaluation.figure_style import save_chart, series_look
 from fdfed.studies.addition import published
-from fdfed.studies.addition.agenda import PAIRS, PROTOCOLS, SEEDS, agenda
+from fdfed.studies.addition.agenda import FIFTEENS, PAIRS, PROTOCOLS, SEEDS, agenda
 from fdfed.studies.addition.analysis import HARM, Cell, Verdict, analyse
 from fdfed.studies.five_losses import FIVE_LOSSES
 from fdfed.studies.page import percent, write_csv
@@ -82,13 +82,21 @@ def draw_additions(path: Path, cells: Sequence[Cell]) -> None:
     def draw(axes: Sequence[Axes]) -> None:
         for panel, pair in zip(axes, PAIRS, strict=False):
             ticks = ["alone", *(addition.name for addition in pair.additions)]
+            counted = {addition.name for addition in FIFTEENS}
             for number, loss in enumerate(FIVE_LOSSES):
-                points = [
-                    (ticks.index(cell.addition), 100 * cell.dice)
+                own = [
+                    (cell.addition, 100 * cell.dice)
                     for cell in cells
                     if (cell.pair, cell.loss) == (pair, loss) and cell.dice is not None
                 ]
-                _line(panel, number, loss, points)
+                # Shares and numbers of images are two series: no line leads from one to the other.
+                for label, is_count in ((loss, False), ("_", True)):
+                    _line(
+                        panel,
+                        number,
+                        label,
+                        [(ticks.index(n), dice) for n, dice in own if (n in counted) == is_count],
+                    )
             _finish(panel, f"{pair.base} + {pair.novel}, here", ticks)
         for panel, (title, labels) in zip(axes[len(PAIRS) :], published.TICKS.items(), strict=True):
             for number, loss in enumerate(FIVE_LOSSES):
@@ -110,7 +118,9 @@ def _line(axes: Axes, number: int, loss: str, points: Sequence[tuple[int, float]
 
 def _finish(axes: Axes, title: str, ticks: Sequence[str]) -> None:
     axes.set_title(title, loc="left", fontsize=9.5)
-    axes.set_xticks(range(len(ticks)), [tick.replace(" ", "\n") for tick in ticks], fontsize=8)
+    axes.set_xticks(
+        range(len(ticks)), [tick.replace(" images", "\nim.") for tick in ticks], fontsize=8
+    )
     axes.set_xlabel("of the novel site's training images")
 
 
