@@ -64,7 +64,8 @@ class StagedReport(ABC, Generic[Found]):
     def progress(self, asked: Sequence[Trial], results: Results) -> str:
         """The first sentences of a section: stage, configuration, how much of it is done."""
         names = {trial.name for trial in asked}  # A study may ask for one trial twice.
+        finished = len(names & results.keys())
         return (
             f"Stage: {self.stage}. Configuration SHA-256 `{self.configuration.sha256}`. "
-            f"{len(names & results.keys())} of {len(names)} trials are finished; other cells are empty."
+            f"{finished} of {len(names)} trials are finished; other cells are empty."
         )
