@@ -49,7 +49,7 @@ class TrialResult:
     whole_seconds: float = 0.0
     """Those of all its rounds, whoever trained them."""
     shared_rounds: int = 0
-    """Rounds of phase 1 that another trial had trained, bit for bit the same."""
+    """First rounds that another trial had trained, bit for bit the same."""
     best_round: int | None = None
     """The round whose common model was tested; None where sites have models of their own."""
     images: Sequence[ScoredImage] = ()
