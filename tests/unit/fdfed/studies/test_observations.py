@@ -238,6 +238,12 @@ def test_a_reader_sees_runs_without_and_with_the_loss_side_by_side() -> None:
     assert layers.splitlines()[2] == "| head | 3 | 2 | 2.5 |"
 
 
+def test_a_title_that_asks_has_no_full_stop_behind_it() -> None:
+    asks, says = (Report("rehearsal", CONFIGURATION, VIEWS[n]) for n in ("table4", "figure6"))
+    assert "more than chance? Stage: rehearsal." in asks.section({}, [])
+    assert says.section({}, []).startswith("Gains of L_fd. Stage: rehearsal.")
+
+
 @pytest.mark.parametrize("name", VIEWS)
 def test_every_view_leaves_a_table_a_figure_and_numbers(name: str, tmp_path: Path) -> None:
     page = tmp_path / "page" / f"{name}.md"
