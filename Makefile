@@ -28,7 +28,7 @@ test-gpu: $(READY) ## what training does on a GPU, held to the CPU; skips where 
 
 test-system: $(READY) ## tests with a real browser and a real Prometheus; installs them on Debian
 	tests/system/install.sh
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/system
+	$(PYTEST) tests/system
 
 screenshots: $(READY) ## pictures of both consoles, from the run of the browser tests, in docs/images/
 	tests/system/install.sh

@@ -69,7 +69,7 @@ def test_neither_noise_nor_norm_nor_dimensions_have_a_default(table: str) -> Non
         ({"precision": "auto"}, "rounds clipping and noise too coarsely"),
         ({"strategy": "local", "loss": "fd"}, "strategy = local releases nothing"),
         ({"strategy": "pooled", "loss": "fd"}, "strategy = pooled puts all images in one place"),
-        ({"strategy": "fedbn", "loss": "fd"}, "couples the images of a batch"),
+        ({"strategy": "fedbn", "loss": "fd"}, "strategy = fedbn keeps the norms at the site"),
         ({"strategy": "fedprox", "loss": "fd"}, "use fdfed or fedavg"),
         ({"alpha": {"mode": "dual"}}, "alpha.mode = dual follows the training losses"),
         ({"preset": "paper", "alpha": {"mode": "paper"}}, "alpha.mode = paper follows"),
