@@ -56,6 +56,10 @@ def study(
     configuration: Annotated[
         Path, typer.Option(help="Of the same: methods, parameters and seeds.")
     ] = Path("docs/studies/baselines.toml"),
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of the same: train the first so many seeds, no more."),
+    ] = None,
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Train nothing; write tables of what is done.")
     ] = False,
@@ -74,6 +78,7 @@ def study(
     from fdfed.cli.study_privacy import study_privacy
     from fdfed.cli.study_progress import StudyBars
     from fdfed.cli.study_run import StudyRun
+    from fdfed.errors import InvalidInput
     from fdfed.process.kept_memory import keep_freed_memory
     from fdfed.studies import load_results, run_agenda
     from fdfed.studies.baselines.configuration import read_configuration
@@ -92,12 +97,15 @@ def study(
     )
     # A service manager ends a process with SIGTERM; it loses no more than Ctrl-C does.
     signal.signal(signal.SIGTERM, _interrupt)
+    if seeds is not None and name not in COMPARISONS:
+        raise InvalidInput(f"the study {name} has seeds of its own; leave out --seeds")
     own = {"privacy": study_privacy, "advisor": study_advisor, "hostile": study_hostile}
     if name in own:
         own[name](run)
         return
     if name in COMPARISONS:
         chosen = staged_study(name, stage, read_configuration(configuration), data)
+        chosen = chosen if seeds is None else chosen.of_first_seeds(seeds)
     else:
         chosen = STUDIES[name]
     try:

@@ -46,7 +46,7 @@ class StudyRun:
     def ended(self, *, complete: bool) -> None:
         """Prints how a study stopped."""
         self.console.print(
-            "The study is complete." if complete else "The time is up; start it again."
+            "All that was asked for is done." if complete else "The time is up; start it again."
         )
 
     def wrote(self, what: str, name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Protocol
@@ -41,6 +41,12 @@ class Study:
     write_page: Callable[[Path, Results], None]
     prepare: Callable[[Path, Path], Path] = lambda data, _: data
     """Given the folders of data and study, makes the data folder that trials read."""
+
+    def of_first_seeds(self, count: int) -> Study:
+        """The same study without the trials of seeds from `count` on: their cells stay empty."""
+        return replace(
+            self, agenda=lambda done: [t for t in self.agenda(done) if t.plan.seed < count]
+        )
 
 
 STUDIES: Final[Mapping[str, Study]] = MappingProxyType(

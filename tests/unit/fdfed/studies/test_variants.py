@@ -185,6 +185,14 @@ def test_the_figure_of_noise_shows_the_change_from_the_same_loss_without_it(
     assert "σ of the noise" in (tmp_path / "figure10.svg").read_text()
 
 
+def test_a_study_of_the_first_seeds_trains_these_and_no_others() -> None:
+    study = staged_study("ablation-layers", "rehearsal", CONFIGURATION, Path())
+    seeds = [trial.plan.seed for trial in study.agenda({})]
+    assert set(seeds) == {0, 1, 2}
+    first = study.of_first_seeds(2).agenda({})
+    assert [t.name for t in first] == [t.name for t in study.agenda({}) if t.plan.seed in (0, 1)]
+
+
 @pytest.mark.bad_input
 def test_a_stage_that_a_study_does_not_have_is_refused() -> None:
     with pytest.raises(InvalidInput, match="no stage tuning; that of baselines serves it"):
