@@ -59,12 +59,16 @@ function showNewest(plot) {
   if (plot.cursor.idx == null) plot.setLegend({ idx: plot.data[0].length - 1 });
 }
 
+function shortest(value, digits) {
+  return String(Number(value.toPrecision(digits)));
+}
+
 function options(series, width, digits) {
   const axis = {
     stroke: colour("--ink"), font: "12px system-ui, sans-serif",
     grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--faint"), width: 1 },
   };
-  const show = (_, value) => (value == null ? "–" : String(Number(value.toPrecision(digits))));
+  const show = (_, value) => (value == null ? "–" : shortest(value, digits));
   return {
     width, height: HEIGHT,
     scales: { x: { time: false } },
@@ -74,7 +78,8 @@ function options(series, width, digits) {
     axes: [
       // A round is a whole number.
       { ...axis, grid: { show: false }, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] },
-      { ...axis, size: 58 },
+      // uPlot's own labels have three decimals: α of 0.001 and 0.0015 would be the same.
+      { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => shortest(tick, 6)) },
     ],
     series: [
       { label: "round" },
