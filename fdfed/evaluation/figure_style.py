@@ -136,6 +136,12 @@ def save_chart(
             figure.savefig(part, dpi=160, metadata={"Date": None} if dated else None)
 
 
+def legend_above(axes: Axes) -> None:
+    """One legend for all panels of a chart that have the series of `axes`, above them in a row."""
+    handles, labels = axes.get_legend_handles_labels()
+    axes.figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+
+
 def _legend_columns(labels: list[str]) -> int:
     widths = [len(label) + _HANDLE_CHARACTERS for label in labels]
     if sum(widths) <= _LEGEND_CHARACTERS:

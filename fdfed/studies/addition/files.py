@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from matplotlib.axes import Axes
 
-from fdfed.evaluation.figure_style import save_chart, series_look
+from fdfed.evaluation.figure_style import legend_above, save_chart, series_look
 from fdfed.studies.addition import published
 from fdfed.studies.addition.agenda import FIFTEENS, PAIRS, PROTOCOLS, SEEDS, agenda
 from fdfed.studies.addition.analysis import HARM, Cell, Verdict, analyse
@@ -103,7 +103,7 @@ def draw_additions(path: Path, cells: Sequence[Cell]) -> None:
                 _line(panel, number, loss, list(enumerate(published.DICE[title][loss])))
             _finish(panel, f"published: {title}", labels)
         axes[0].set_ylabel("Dice of the base site, %")
-        axes[0].legend(loc="best")
+        legend_above(axes[0])
 
     panels = len(PAIRS) + len(published.TICKS)
     save_chart(path, draw, panels=panels, width=3.9 * panels, height=3.6)

@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from fdfed.evaluation.figure_style import save_chart, series_look
+from fdfed.evaluation.figure_style import legend_above, save_chart, series_look
 from fdfed.studies.five_losses import FIVE_LOSSES
 from fdfed.studies.observations.tables import by_difficulty
 from fdfed.studies.page import about_intervals, percent, sentence, write_csv
@@ -156,18 +156,12 @@ def draw_noise(path: Path, rows: Sequence[Row]) -> None:
     """A panel a group: how far Dice falls with σ, a line a loss, against the same loss without
     noise."""
     groups = list(dict.fromkeys(row.group for row in rows))
-    dice = {(row.group, row.variant): row.mean_dice for row in rows}
 
     def draw(axes: Sequence[Axes]) -> None:
         for panel, group in zip(axes, groups, strict=True):
+            chosen = [row for row in rows if row.group == group]
             for number, loss in enumerate(FIVE_LOSSES):
-                clear = dice.get((group, noisy(loss, 0.0)))
-                points = [
-                    (sigma, 100 * (value - clear))
-                    for sigma in NOISE
-                    if clear is not None
-                    and (value := dice.get((group, noisy(loss, sigma)))) is not None
-                ]
+                points = changes_by_noise(chosen, loss)
                 if points:
                     colour, dashes, marker = series_look(number)
                     places, change = zip(*points, strict=True)
@@ -177,9 +171,21 @@ def draw_noise(path: Path, rows: Sequence[Row]) -> None:
             panel.set_xlabel("σ of the noise on training images")
             panel.set_title(group, loc="left", fontsize=9.5)
         axes[0].set_ylabel("change of Dice, points")
-        axes[0].legend(loc="best")
+        legend_above(axes[0])
 
     save_chart(path, draw, panels=len(groups), width=4.6 * len(groups), height=3.3)
+
+
+def changes_by_noise(rows: Sequence[Row], loss: str) -> list[tuple[float, float]]:
+    """(σ, change in points of Dice) from σ = 0 on, over the seeds that both have: there may be more
+    of the clear images'. Empty where nothing with noise is done."""
+    leads = {row.variant: row.lead for row in rows}
+    found = [
+        (sigma, 100 * lead.estimate)
+        for sigma in NOISE
+        if (lead := leads.get(noisy(loss, sigma))) is not None
+    ]
+    return [(0.0, 0.0), *found] if found else []
 
 
 def _table(rows: Sequence[Row]) -> str:

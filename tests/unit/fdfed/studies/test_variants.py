@@ -34,8 +34,9 @@ from fdfed.studies.variants.designs import (
     NOISE,
     SITES_OF,
     UNSEEN_SITE,
+    noisy,
 )
-from fdfed.studies.variants.files import Report
+from fdfed.studies.variants.files import Report, changes_by_noise
 from fdfed.studies.variants.hospitals import PARTS, make_hospitals
 
 CONFIGURATION = read_configuration(Path(__file__).parents[4] / "docs/studies/baselines.toml")
@@ -183,6 +184,20 @@ def test_the_figure_of_noise_shows_the_change_from_the_same_loss_without_it(
         rows = {r["variant"]: r for r in csv.DictReader(file) if r["group"] == "histology"}
     assert float(rows["L_fd, σ = 0.10"]["lead"]) == pytest.approx(-0.1)
     assert "σ of the noise" in (tmp_path / "figure10.svg").read_text()
+
+
+def test_the_line_of_noise_is_over_the_seeds_that_have_noise_though_more_are_without() -> None:
+    results = {}
+    clear, noise = (named(FIGURE_10.variants, noisy("L_fd", sigma)) for sigma in (0.0, 0.1))
+    for variant, seed, dice in ((clear, 0, 0.7), (clear, 1, 0.9), (noise, 0, 0.65)):
+        trial = FIGURE_10.trial("rehearsal", CONTENT, "histology", variant, seed=seed)
+        results[trial.name] = result_of(trial, {"tnbc": [dice]})
+    rows = analyse(FIGURE_10, "rehearsal", CONTENT, results)
+    rows = [row for row in rows if row.group == "histology"]
+    (origin, point) = changes_by_noise(rows, "L_fd")
+    assert origin == (0.0, 0.0)
+    assert point == pytest.approx((0.1, -5.0))
+    assert changes_by_noise(rows, "L_con") == []
 
 
 def test_a_study_of_the_first_seeds_trains_these_and_no_others() -> None:
