@@ -33,22 +33,27 @@ ABLATION_WARM_START: Final = Design(
     name="ablation-warm-start",
     title="A first phase without the discrepancy loss, or the loss from the first round on",
     # α is fixed: that of `dual` depends on when its target is taken.
-    variants=tuple(
-        variant
-        for method in ("fd", "fdfed")
-        for variant in (
-            Variant(
-                name=f"{method} from the beginning",
-                recipe=Recipe(method),
-                changes={"warm_start": False, "alpha": {"mode": "fixed"}},
-            ),
-            Variant(
-                name=f"{method} with warm start",
-                recipe=Recipe(method),
-                changes={"warm_start": True, "alpha": {"mode": "fixed"}},
-                against=f"{method} from the beginning",
-            ),
-        )
+    variants=(
+        Variant(name="fedavg", recipe=MATCHED),
+        Variant(name="pooled", recipe=Recipe("pooled"), against="fedavg"),
+        *(
+            variant
+            for method, without in (("fd", "fedavg"), ("fdfed", "fd from the beginning"))
+            for variant in (
+                Variant(
+                    name=f"{method} from the beginning",
+                    recipe=Recipe(method),
+                    changes={"warm_start": False, "alpha": {"mode": "fixed"}},
+                    against=without,
+                ),
+                Variant(
+                    name=f"{method} with warm start",
+                    recipe=Recipe(method),
+                    changes={"warm_start": True, "alpha": {"mode": "fixed"}},
+                    against=f"{method} from the beginning",
+                ),
+            )
+        ),
     ),
     published=(
         Published(what="warm start over the beginning (supplement H)", value="+1.5 to +1.9"),
