@@ -20,11 +20,12 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 SITES = ("tnbc", "monuseg", "busbra")
 RUN = {
     "sites": list(SITES),
-    "width": 4,
+    "width": 8,
     "size": 32,
     "rounds": 21,  # 12 of phase 1, 9 of phase 2
     "warm_start": True,
-    "steps_per_round": 1,
+    "steps_per_round": 10,  # with width and rate, what it takes for a Dice above zero
+    "learning_rate": 0.01,
     "batch_size": 4,
     "phantoms": True,
 }

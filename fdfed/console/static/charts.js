@@ -71,7 +71,8 @@ function options(series, width, digits) {
   const show = (_, value) => (value == null ? "–" : shortest(value, digits));
   return {
     width, height: HEIGHT,
-    scales: { x: { time: false } },
+    // Of a line that stays at 0 uPlot would make an axis up to 100.
+    scales: { x: { time: false }, y: { range: (_, low, high) => (low === high ? [low, low + 1] : uPlot.rangeNum(low, high, 0.1, true)) } },
     legend: { markers: { width: 1.5, fill: () => "transparent", dash: (_, i) => (i > 6 ? "dashed" : "solid") } },
     // Where no point is pointed at, the legend shows the newest.
     hooks: { setCursor: [showNewest], setData: [showNewest], ready: [showNewest] },
