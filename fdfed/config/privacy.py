@@ -111,7 +111,7 @@ def _unfit_training(plan: RunPlan) -> Iterator[str]:
         reason = {
             "local": "releases nothing, so that there is nothing to protect",
             "pooled": "puts all images in one place",
-            "fedbn": "keeps the norms at the site, a part of the model that no accounting covers",
+            "fedbn": "keeps the norms at the site, which private training here does not do",
         }.get(plan.strategy, "has no per-unit form here")
         yield f"strategy = {plan.strategy} {reason}; use fdfed or fedavg"
     if plan.norm != "group":

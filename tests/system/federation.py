@@ -24,7 +24,7 @@ RUN = {
     "size": 32,
     "rounds": 21,  # 12 of phase 1, 9 of phase 2
     "warm_start": True,
-    "steps_per_round": 10,  # with width and rate, what it takes for a Dice above zero
+    "steps_per_round": 10,  # with width and rate, enough for curves that show training
     "learning_rate": 0.01,
     "batch_size": 4,
     "phantoms": True,

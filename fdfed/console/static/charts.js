@@ -63,6 +63,12 @@ function shortest(value, digits) {
   return String(Number(value.toPrecision(digits)));
 }
 
+// As uPlot has it, but that of a line that stays at 0 it would make an axis up to 100.
+function range(_, low, high) {
+  if (low == null) return [null, null];
+  return low === 0 && high === 0 ? [0, 1] : uPlot.rangeNum(low, high, 0.1, true);
+}
+
 function options(series, width, digits) {
   const axis = {
     stroke: colour("--ink"), font: "12px system-ui, sans-serif",
@@ -71,8 +77,7 @@ function options(series, width, digits) {
   const show = (_, value) => (value == null ? "–" : shortest(value, digits));
   return {
     width, height: HEIGHT,
-    // Of a line that stays at 0 uPlot would make an axis up to 100.
-    scales: { x: { time: false }, y: { range: (_, low, high) => (low === high ? [low, low + 1] : uPlot.rangeNum(low, high, 0.1, true)) } },
+    scales: { x: { time: false }, y: { range } },
     legend: { markers: { width: 1.5, fill: () => "transparent", dash: (_, i) => (i > 6 ? "dashed" : "solid") } },
     // Where no point is pointed at, the legend shows the newest.
     hooks: { setCursor: [showNewest], setData: [showNewest], ready: [showNewest] },
